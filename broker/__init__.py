@@ -1,0 +1,1 @@
+"""Fetchlock's broker: tasks in PostgreSQL, handed to workers over plain HTTP."""

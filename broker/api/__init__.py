@@ -1,0 +1,1 @@
+"""The HTTP edge: dialects over the verbs of `broker.core`. The only room that knows Starlette."""

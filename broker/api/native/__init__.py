@@ -1,0 +1,1 @@
+"""The broker's own dialect, as docs/openapi.json describes it."""

@@ -1,0 +1,149 @@
+"""What the native dialect gives, for the OpenAPI document.
+
+These types are never built: PostgreSQL writes the answers. They say what it
+writes, and the tests hold the answers against them.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+State = Literal["CREATED", "LOCKED", "COMPLETED", "BPMN_ERROR", "FAILED", "CANCELLED"]
+JsonObject = dict[str, Any]
+Count = Annotated[int, Meta(ge=0)]
+
+
+class Answer(Struct, rename="camel", kw_only=True):
+    """What all answers have in common. New members may come: readers pass over what they do not know."""
+
+
+class Progress(Answer):
+    """How far the worker says it is."""
+
+    percent: Annotated[float, Meta(ge=0, le=100)] | None
+    subtext: str | None
+    updated_at: datetime
+
+
+class Task(Answer):
+    """A task. Instants are RFC 3339, by the database's clock."""
+
+    id: str
+    topic: str
+    state: State
+    priority: int
+    business_key: str | None
+    process_instance_id: str | None
+    process_definition_id: str | None
+    process_definition_key: str | None
+    activity_id: str | None
+    tenant_id: str | None
+    traceparent: str | None
+    variables: JsonObject
+    result: JsonObject | None
+    retries: Annotated[Count, Meta(description="Failures it may still have.")]
+    attempt: Annotated[Count, Meta(description="Times it was locked.")]
+    worker_id: str | None
+    lock_expires_at: datetime | None
+    available_at: datetime | None
+    created_at: datetime
+    finished_at: datetime | None
+    error_code: str | None
+    error_message: str | None
+    error_details: str | None
+    progress: Progress | None
+
+
+class LockedTask(Task):
+    """A task as the worker sees it that has just locked it."""
+
+    lock_token: Annotated[str, Meta(description="To be sent with what the worker says of it.")]
+
+
+class TaskPage(Answer):
+    """Tasks, newest first. `next` goes into `after`; null on the last page."""
+
+    tasks: list[Task]
+    next: str | None
+
+
+class Failed(Answer):
+    """What became of a task whose failure was recorded."""
+
+    state: Literal["CREATED", "FAILED"]
+    retries: Count
+    available_at: datetime
+
+
+class Extended(Answer):
+    """Until when the lock stands now."""
+
+    lock_expires_at: datetime
+
+
+class Rescheduled(Answer):
+    """When the task is available now."""
+
+    available_at: datetime
+
+
+class Redriven(Answer):
+    """The task with its new retries."""
+
+    state: State
+    retries: Count
+    available_at: datetime | None
+
+
+class Cancelled(Answer):
+    """The task is cancelled, by this request or an earlier one."""
+
+    state: Literal["CANCELLED"]
+
+
+class Complaint(Answer):
+    """One thing that is wrong with a request."""
+
+    pointer: Annotated[str, Meta(description="RFC 6901: where in the body; or `/` and a name.")]
+    message: str
+
+
+class Result(Answer):
+    """What became of one item: refused if it has a `code`, else done."""
+
+    id: str | UnsetType = UNSET
+    outcome: Literal["done"] | UnsetType = UNSET
+    replayed: bool | UnsetType = UNSET
+    code: str | UnsetType = UNSET
+    detail: str | UnsetType = UNSET
+    errors: list[Complaint] | UnsetType = UNSET
+
+
+class ResultList(Answer):
+    """One result per item of the request, in its order."""
+
+    results: list[Result]
+
+
+class Problem(Answer):
+    """RFC 9457. `code` is stable; the texts are not."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    task_id: str | UnsetType = UNSET
+    errors: list[Complaint] | UnsetType = UNSET
+    state: Annotated[State | UnsetType, Meta(description="Of a finished task.")] = UNSET
+    holder: Annotated[str | UnsetType, Meta(description="Who has the lock.")] = UNSET
+    lock_expires_at: datetime | UnsetType = UNSET
+
+
+class Health(Answer):
+    """The broker, by its own account."""
+
+    status: str

@@ -1,0 +1,124 @@
+"""What the native dialect takes beside bodies: ids in paths, headers, query parameters."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any, Final, NoReturn, get_args
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from broker.api import instant
+from broker.api.endpoint import Call
+from broker.api.native.answers import State
+from broker.api.native.wire import Create
+from broker.errors import Invalid, TaskNotFound
+from broker.store import ListFilters
+
+WAIT_S_MAX: Final = 60
+"""Of a `Prefer: wait`. Many proxies give a request up after a minute."""
+
+PAGE_MAX: Final = 200
+"""Tasks of one page of a search: each may have a megabyte of variables."""
+
+_WAIT: Final = re.compile(rb"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?:$|[,;])", re.IGNORECASE)
+_KEY: Final = re.compile(rb"[\x20-\x7e]{1,255}")
+_NAMES: Final = {
+    "topic": "topic",
+    "state": "state",
+    "workerId": "worker_id",
+    "businessKey": "business_key",
+    "processInstanceId": "process_instance_id",
+    "createdAfter": "created_after",
+    "createdBefore": "created_before",
+    "limit": "limit",
+    "after": "after",
+}
+
+
+def task_id(call: Call) -> str:
+    """The id in the path. Raises `TaskNotFound` for a text that PostgreSQL cannot even compare."""
+    given = call.parameters["id"]
+    if "\0" in given:
+        raise TaskNotFound("There is no task with this id.", {"taskId": given})
+    return given
+
+
+def of_task(task: str, text: str) -> str:
+    """The text of a request about one task (a JSON object with members) as that of a list of one."""
+    return f'{{"tasks":[{{"id":{_quoted(task)},{text.lstrip()[1:]}]}}'
+
+
+def with_unique_key(task: Create, text: str, header: bytes | None) -> str:
+    """The text of a task to create, with the Idempotency-Key header as its `uniqueKey`.
+
+    Raises:
+        Invalid: the header is no key, or not the body's.
+    """
+    if header is None:
+        return text
+    if not _KEY.fullmatch(header):
+        _refuse("uniqueKey", "Idempotency-Key takes 1 to 255 printable ASCII characters")
+    key = header.decode()
+    if task.unique_key is None:
+        # Of members with the same name the last counts, so a null before it does no harm.
+        return f'{text.rstrip()[:-1]},"uniqueKey":{_quoted(key)}}}'
+    if task.unique_key != key:
+        _refuse("uniqueKey", "Idempotency-Key says another key")
+    return text
+
+
+def preferred_wait_s(header: bytes | None) -> int | None:
+    """How long the caller wants to wait (RFC 7240). What is not understood is not applied."""
+    match = _WAIT.search(header) if header else None
+    return min(int(match[1]), WAIT_S_MAX) if match else None
+
+
+def list_filters(query: bytes) -> ListFilters:
+    """The search that a query string describes.
+
+    Raises:
+        Invalid: a parameter is unknown, given twice, or out of its range.
+    """
+    try:
+        pairs = parse_qsl(
+            query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=50
+        )
+    except ValueError:
+        _refuse("", "The query is not URL-encoded UTF-8")
+    filters: dict[str, Any] = {}
+    for name, text in pairs:
+        field = _NAMES.get(name)
+        if field is None:
+            _refuse(name, "Unknown parameter")
+        if field in filters:
+            _refuse(name, "Given twice")
+        filters[field] = _value(name, text)
+    return ListFilters(**filters)
+
+
+def _value(name: str, text: str) -> str | int | datetime:
+    if "\0" in text:
+        _refuse(name, "NUL character")
+    if name == "limit":
+        if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= PAGE_MAX:
+            _refuse(name, f"Expected a number from 1 to {PAGE_MAX}")
+        return int(text)
+    if name == "state" and text not in get_args(State):
+        _refuse(name, f"Expected one of {', '.join(get_args(State))}")
+    if name in ("createdAfter", "createdBefore"):
+        try:
+            return instant.parse(text)
+        except ValueError as error:
+            _refuse(name, str(error))
+    return text
+
+
+def _refuse(name: str, message: str) -> NoReturn:
+    pointer = f"/{name.replace('~', '~0').replace('/', '~1')}" if name else ""
+    raise Invalid(f"{pointer or 'The query'}: {message}.", [(pointer, message)])
+
+
+def _quoted(text: str) -> str:
+    return msgspec.json.encode(text).decode()

@@ -1,0 +1,204 @@
+"""The native dialect's verbs: decode, ask the core, reply. No rule about tasks stands here."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+
+from broker.api.body import Body
+from broker.api.bulk import Bulk
+from broker.api.endpoint import Call, Headers, Reply
+from broker.api.native import wire
+from broker.api.native.parameters import (
+    list_filters,
+    of_task,
+    preferred_wait_s,
+    task_id,
+    with_unique_key,
+)
+from broker.api.problem import only_result
+from broker.core import Core
+from broker.dispatcher import Subscription
+from broker.store import Results
+
+ROOT: Final = "/api/external-tasks"
+
+# The order is the router's: the verbs that workers live on come first, and a fixed
+# path before one that would take its last word for an id.
+ROUTES: Final = (
+    ("POST", f"{ROOT}/fetch-and-lock", "fetch_and_lock"),
+    ("POST", f"{ROOT}/complete", "complete_batch"),
+    ("POST", f"{ROOT}/{{id}}/complete", "complete"),
+    ("POST", f"{ROOT}/batch", "create_batch"),
+    ("POST", ROOT, "create"),
+    ("GET", ROOT, "list_tasks"),
+    ("POST", f"{ROOT}/extend-lock", "extend_lock_batch"),
+    ("POST", f"{ROOT}/{{id}}/extend-lock", "extend_lock"),
+    ("POST", f"{ROOT}/fail", "fail_batch"),
+    ("POST", f"{ROOT}/{{id}}/fail", "fail"),
+    ("POST", f"{ROOT}/{{id}}/bpmn-error", "bpmn_error"),
+    ("POST", f"{ROOT}/{{id}}/unlock", "unlock"),
+    ("POST", f"{ROOT}/{{id}}/retry-timeout", "retry_timeout"),
+    ("POST", f"{ROOT}/{{id}}/retries", "retries"),
+    ("POST", f"{ROOT}/{{id}}/cancel", "cancel"),
+    ("GET", f"{ROOT}/{{id}}", "get_task"),
+)
+"""Method, path, and the verb's name, which is its method below."""
+
+
+class _Created(msgspec.Struct):
+    """The one result of a create. The task stays text: not every number in it would survive being
+    read. It is absent where a key stood for an earlier task."""
+
+    id: str = ""
+    task: msgspec.Raw = msgspec.Raw()
+    replayed: bool = False
+
+
+class Native:
+    """The verbs over one core."""
+
+    def __init__(self, core: Core) -> None:
+        settings = core.settings
+        self._core = core
+        self._create = Body(wire.Create, settings)
+        self._create_batch = Bulk(wire.CreateBatch, wire.Create, settings)
+        self._fetch_and_lock = Body(wire.FetchAndLock, settings)
+        self._complete = Body(wire.Complete, settings)
+        self._complete_batch = Bulk(wire.CompleteBatch, wire.CompleteItem, settings)
+        self._fail = Body(wire.Fail, settings)
+        self._fail_batch = Bulk(wire.FailBatch, wire.FailItem, settings)
+        self._bpmn_error = Body(wire.BpmnError, settings)
+        self._extend_lock = Body(wire.ExtendLock, settings)
+        self._extend_lock_batch = Bulk(wire.ExtendLockBatch, wire.ExtendLockItem, settings)
+        self._unlock = Body(wire.Unlock, settings)
+        self._retry_timeout = Body(wire.RetryTimeout, settings)
+        self._retries = Body(wire.Retries, settings)
+        self._cancel = Body(wire.Cancel, settings)
+
+    # Creating ---------------------------------------------------------------
+
+    async def create(self, call: Call) -> Reply:
+        task, text = await call.read(self._create)
+        text = with_unique_key(task, text, call.headers.get(b"idempotency-key"))
+        results = await self._core.create(f'{{"tasks":[{text}]}}')
+        [created] = msgspec.json.decode(results.body, type=list[_Created])
+        if results.refused:
+            only_result(results)  # Raises what it tells of.
+        location = (b"location", f"{ROOT}/{created.id}".encode())
+        headers = location, *_replayed(created.replayed)
+        wait_s = preferred_wait_s(call.headers.get(b"prefer"))
+        if wait_s:
+            headers = *headers, (b"preference-applied", b"wait=%d" % wait_s)
+            finished = await self._core.follow(created.id, wait_s)
+            if finished is not None:
+                return Reply(200, finished, headers)
+        return Reply(202, bytes(created.task) or await self._core.get_task(created.id), headers)
+
+    async def create_batch(self, call: Call) -> Reply:
+        return await self._each(call, self._create_batch, self._core.create, status=202)
+
+    # Working ----------------------------------------------------------------
+
+    async def fetch_and_lock(self, call: Call) -> Reply:
+        wish, _ = await call.read(self._fetch_and_lock)
+        delivery = await self._core.dispatcher.fetch_and_lock(
+            wish.worker_id,
+            wish.max_tasks,
+            wish.request_timeout_ms,
+            [_subscription(each, wish.lock_duration_ms) for each in wish.subscriptions],
+            call.caller,
+        )
+        # A stopping server closes idle connections: the worker is told to use another.
+        headers: Headers = ((b"connection", b"close"),) if self._core.is_draining else ()
+        return Reply(200, delivery.body, headers, if_lost=delivery.give_back)
+
+    async def complete(self, call: Call) -> Reply:
+        return _done(await self._one(call, self._complete, self._core.complete))
+
+    async def fail(self, call: Call) -> Reply:
+        return _told(await self._one(call, self._fail, self._core.fail))
+
+    async def bpmn_error(self, call: Call) -> Reply:
+        return _done(await self._one(call, self._bpmn_error, self._core.bpmn_error))
+
+    async def extend_lock(self, call: Call) -> Reply:
+        return _told(await self._one(call, self._extend_lock, self._core.extend_lock))
+
+    async def unlock(self, call: Call) -> Reply:
+        return _done(await self._one(call, self._unlock, self._core.unlock))
+
+    async def complete_batch(self, call: Call) -> Reply:
+        return await self._each(call, self._complete_batch, self._core.complete)
+
+    async def fail_batch(self, call: Call) -> Reply:
+        return await self._each(call, self._fail_batch, self._core.fail)
+
+    async def extend_lock_batch(self, call: Call) -> Reply:
+        return await self._each(call, self._extend_lock_batch, self._core.extend_lock)
+
+    # Operating --------------------------------------------------------------
+
+    async def retry_timeout(self, call: Call) -> Reply:
+        wish, _ = await call.read(self._retry_timeout)
+        return Reply(200, await self._core.retry_timeout(task_id(call), wish.retry_timeout_ms))
+
+    async def retries(self, call: Call) -> Reply:
+        wish, _ = await call.read(self._retries)
+        return Reply(200, await self._core.retries(task_id(call), wish.retries))
+
+    async def cancel(self, call: Call) -> Reply:
+        wish, _ = await call.read(self._cancel)
+        return Reply(200, await self._core.cancel(task_id(call), wish.reason))
+
+    # Reading ----------------------------------------------------------------
+
+    async def get_task(self, call: Call) -> Reply:
+        return Reply(200, await self._core.get_task(task_id(call)))
+
+    async def list_tasks(self, call: Call) -> Reply:
+        return Reply(200, await self._core.list_tasks(list_filters(call.query)))
+
+    # What they share --------------------------------------------------------
+
+    async def _one(
+        self, call: Call, body: Body[Any], verb: Callable[[str], Awaitable[Results]]
+    ) -> dict[str, Any]:
+        _, text = await call.read(body)
+        return only_result(await verb(of_task(task_id(call), text)))
+
+    async def _each(
+        self,
+        call: Call,
+        bulk: Bulk[Any],
+        verb: Callable[[str], Awaitable[Results]],
+        status: int = 200,
+    ) -> Reply:
+        sifted = bulk.read(await call.body(bulk.bytes_max))
+        return Reply(status, b'{"results":%b}' % await sifted.results(verb))
+
+
+def _subscription(wish: wire.Subscription, lock_duration_ms: int) -> Subscription:
+    ids, names = wish.process_definition_ids, wish.variables
+    return Subscription(
+        topic=wish.topic,
+        process_definition_ids=None if ids is None else tuple(ids),
+        lock_duration_ms=wish.lock_duration_ms or lock_duration_ms,
+        variables=None if names is None else tuple(names),
+    )
+
+
+def _done(result: dict[str, Any]) -> Reply:
+    return Reply(204, headers=_replayed("replayed" in result))
+
+
+def _told(result: dict[str, Any]) -> Reply:
+    """What the verb has to tell, without what the status says."""
+    told = {name: result[name] for name in result.keys() - {"id", "outcome", "replayed"}}
+    return Reply(200, msgspec.json.encode(told), _replayed("replayed" in result))
+
+
+def _replayed(is_replay: bool) -> Headers:
+    return ((b"idempotency-replayed", b"true"),) if is_replay else ()

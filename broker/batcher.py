@@ -1,0 +1,132 @@
+"""Concurrent requests → one statement, acknowledged after COMMIT.
+
+While a statement runs, requests collect; the next statement takes them all.
+There is no linger: an idle batcher sends the first request at once, a busy one
+fills its batches by itself. So a commit is paid by everybody who waited for
+it, and nobody waits for a batch to fill.
+
+Each request gets its own answer. A bad one fails alone: PostgreSQL refuses the
+statement as a whole, so the batch is halved until the bad request is by
+itself. A caller that goes away does not take the batch with it. A full batcher
+refuses at once, because a wait that outlasts the caller's patience is work for
+nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final, NamedTuple
+
+import anyio
+
+from broker.errors import Invalid, Unavailable
+from broker.store import Batch, Results, Retryable
+
+REQUESTS_MAX: Final = 500
+"""Requests of one statement: beyond it they cost more latency than commits are saved."""
+
+BYTES_MAX: Final = 256 * 1024
+"""Bytes of one statement (a larger request goes alone): PostgreSQL holds them several times."""
+
+WAITING_MAX: Final = 10_000
+"""Requests that wait: a second or two of work. More would only wait to be given up."""
+
+_ATTEMPTS: Final = 5
+"""Deadlocks and serialization failures in a row, before the caller is asked to come again."""
+
+
+class _Entry(NamedTuple):
+    request: str
+    answer: asyncio.Future[Results]
+
+
+class Batcher:
+    """One verb's requests, collected. `run` is the verb's statement; `done` hears of its news."""
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[str]], Awaitable[Batch]],
+        done: Callable[[Batch], None],
+    ) -> None:
+        self._run = run
+        self._done = done
+        self._waiting: deque[_Entry] = deque()
+        self._has_work = anyio.Event()
+        self._is_over = False
+
+    async def submit(self, request: str) -> Results:
+        """The results of `request`, once they are committed.
+
+        Raises:
+            Unavailable: Too many wait, or the database is away: nothing, or nothing known, was done.
+            Invalid: The database refused a value.
+        """
+        if self._is_over:
+            raise Unavailable("the broker is stopping")
+        if len(self._waiting) >= WAITING_MAX:
+            raise Unavailable("too many requests wait for the database")
+        entry = _Entry(request, asyncio.get_running_loop().create_future())
+        self._waiting.append(entry)
+        self._has_work.set()
+        return await entry.answer
+
+    async def serve(self) -> None:
+        """Send batches for ever. Whoever waits when it ends is told so."""
+        try:
+            while True:
+                await self._has_work.wait()
+                self._has_work = anyio.Event()
+                while self._waiting:
+                    await self._send(self._take())
+        finally:
+            self._is_over = True
+            _raise_in(self._waiting, Unavailable("the broker is stopping"))
+
+    def _take(self) -> list[_Entry]:
+        batch = [self._waiting.popleft()]
+        size = len(batch[0].request)
+        while self._waiting and len(batch) < REQUESTS_MAX:
+            size += len(self._waiting[0].request)
+            if size > BYTES_MAX:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    async def _send(self, entries: list[_Entry]) -> None:
+        try:
+            batch = await self._attempt([entry.request for entry in entries])
+        except Invalid as error:
+            if len(entries) == 1:
+                _raise_in(entries, error)
+                return
+            middle = len(entries) // 2
+            await self._send(entries[:middle])
+            await self._send(entries[middle:])
+        except asyncio.CancelledError:
+            _raise_in(entries, Unavailable("the broker stopped before it knew what came of this"))
+            raise
+        except Exception as error:
+            # The callers are told; the batcher itself must outlive any mistake.
+            _raise_in(entries, error)
+        else:
+            for entry, results in zip(entries, batch.results, strict=True):
+                if not entry.answer.done():
+                    entry.answer.set_result(results)
+            self._done(batch)
+
+    async def _attempt(self, requests: list[str]) -> Batch:
+        for attempt in range(_ATTEMPTS):
+            try:
+                return await self._run(requests)
+            except Retryable:
+                await anyio.sleep(random.uniform(0, 0.01 * 2**attempt))
+        raise Unavailable("the database kept asking to try again")
+
+
+def _raise_in(entries: Iterable[_Entry], error: Exception) -> None:
+    for entry in entries:
+        if not entry.answer.done():
+            entry.answer.set_exception(error)

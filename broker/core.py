@@ -1,0 +1,200 @@
+"""Everything of one broker process but its HTTP edge: store, batchers, dispatcher.
+
+The routes of every dialect call these verbs; they hold the process together
+and no rule of their own. All loops live in one task group: where one dies, the
+whole core ends with its error, because a broker that still answers but
+dispatches nothing is worse than one that is down.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import anyio
+import structlog
+
+from broker.batcher import Batcher
+from broker.dispatcher import Dispatcher
+from broker.errors import TaskNotFound, Unavailable
+from broker.followers import Followers
+from broker.settings import Settings
+from broker.store import (
+    Batch,
+    ListFilters,
+    Retryable,
+    Store,
+    Wakeups,
+    check_schema,
+    open_pool,
+)
+
+_PING_S: Final = 1.0
+"""A probe's answer is good for this long: probes must not load a database that is in trouble."""
+
+_PARTITIONS_S: Final = 3_600.0
+"""Partitions are made weeks ahead, so once an hour is plenty, even through a long outage."""
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class Core:
+    """The verbs of one broker process. Bodies are JSON texts that a dialect has validated."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        assert settings.database_url is not None
+        self.settings = settings
+        self.is_draining = False
+        self._store = store
+        self._followers = Followers(store)
+        self._unlock = Batcher(store.unlock, self._changed)
+        self.dispatcher = Dispatcher(
+            store,
+            Wakeups(settings.database_url) if settings.notify else None,
+            self._unlock.submit,
+            waiters_max=settings.waiters_max,
+            # The other verbs must find a connection, too.
+            claims_max=max(1, settings.pool_size - 1),
+        )
+        self._create = Batcher(store.create, self._changed)
+        self._complete = Batcher(store.complete, self._finished)
+        self._fail = Batcher(store.fail, self._changed)
+        self._bpmn_error = Batcher(store.bpmn_error, self._finished)
+        self._extend_lock = Batcher(store.extend_lock, self._changed)
+        self._pinged_at_s = 0.0
+        self._unready: str | None = None
+        # Each verb is the submission to its batcher: no call in between.
+        self.create = self._create.submit
+        self.complete = self._complete.submit
+        self.fail = self._fail.submit
+        self.bpmn_error = self._bpmn_error.submit
+        self.extend_lock = self._extend_lock.submit
+        self.unlock = self._unlock.submit
+
+    def _changed(self, batch: Batch) -> None:
+        self.dispatcher.done(batch)
+
+    def _finished(self, batch: Batch) -> None:
+        self.dispatcher.done(batch)
+        self._followers.nudge()
+
+    # One task, by its id ----------------------------------------------------
+
+    async def retries(self, task_id: str, retries: int) -> bytes:
+        """Set the failures a task may still have; JSON `{state, retries, availableAt}`."""
+        return await self._one(self._store.retries(task_id, retries))
+
+    async def retry_timeout(self, task_id: str, retry_timeout_ms: int) -> bytes:
+        """Move a task that waits for its retry; JSON `{availableAt}`."""
+        return await self._one(self._store.retry_timeout(task_id, retry_timeout_ms))
+
+    async def cancel(self, task_id: str, reason: str | None) -> bytes:
+        """End a task for good; JSON `{state}`."""
+        answer = await self._one(self._store.cancel(task_id, reason))
+        self._followers.nudge()
+        return answer
+
+    async def _one(self, change: Awaitable[Batch]) -> bytes:
+        try:
+            batch = await change
+        except Retryable as error:
+            raise Unavailable("the database asked to try again") from error
+        self.dispatcher.done(batch)
+        return batch.results[0].body
+
+    # Reading ----------------------------------------------------------------
+
+    async def get_task(self, task_id: str) -> bytes:
+        """The task as JSON. Raises `TaskNotFound`."""
+        tasks = await self._store.get_tasks([task_id])
+        for task, _ in tasks.values():
+            return task
+        raise TaskNotFound("no task has this id", {"taskId": task_id})
+
+    async def list_tasks(self, filters: ListFilters) -> bytes:
+        """One page of a search as JSON `{tasks, next}`."""
+        return await self._store.list_tasks(filters)
+
+    async def follow(self, task_id: str, wait_s: float) -> bytes | None:
+        """The task once it is finished, or None when the wait is over."""
+        if self.is_draining:
+            return None
+        return await self._followers.follow(task_id, wait_s)
+
+    # Living -----------------------------------------------------------------
+
+    async def unready_reason(self) -> str | None:
+        """Why no traffic should come here, or None where it should."""
+        if self.is_draining:
+            return "the broker is stopping"
+        if time.monotonic() - self._pinged_at_s > _PING_S:
+            try:
+                with anyio.fail_after(_PING_S):
+                    await self._store.ping()
+            except (Unavailable, TimeoutError):
+                self._unready = "the database does not answer"
+            else:
+                self._unready = None
+            self._pinged_at_s = time.monotonic()
+        return self._unready
+
+    def begin_shutdown(self) -> None:
+        """Answer whoever waits, now and from now on, so that connections can close."""
+        self.is_draining = True
+        self.dispatcher.close()
+        self._followers.release_all()
+
+    async def run(self) -> None:
+        """Serve for ever."""
+        async with anyio.create_task_group() as group:
+            for batcher in (
+                self._create,
+                self._complete,
+                self._fail,
+                self._bpmn_error,
+                self._extend_lock,
+                self._unlock,
+            ):
+                group.start_soon(batcher.serve)
+            group.start_soon(self.dispatcher.run)
+            group.start_soon(self._followers.run)
+            group.start_soon(self._keep_partitions)
+
+    async def _keep_partitions(self) -> None:
+        while True:
+            try:
+                if made := await self._store.make_partitions():
+                    _log.info("partitions made", partitions=made)
+            except (Unavailable, Retryable):
+                await anyio.sleep(_PING_S)
+                continue
+            await anyio.sleep(_PARTITIONS_S)
+
+
+@asynccontextmanager
+async def open_core(settings: Settings) -> AsyncIterator[Core]:
+    """Connect, check the schema, and serve until the block is left.
+
+    Raises:
+        SchemaMismatch: The database is not at this version's schema.
+        Unavailable: The database cannot be reached.
+    """
+    assert settings.database_url is not None
+    pool = await open_pool(
+        settings.database_url,
+        size=settings.pool_size,
+        statement_timeout_ms=settings.statement_timeout_ms,
+    )
+    try:
+        await check_schema(pool)
+        store = Store(pool, settings)
+        await store.load_lanes()
+        core = Core(settings, store)
+        async with anyio.create_task_group() as group:
+            group.start_soon(core.run)
+            yield core
+            group.cancel_scope.cancel()
+    finally:
+        pool.terminate()

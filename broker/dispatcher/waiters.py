@@ -1,0 +1,349 @@
+"""Parked polls and what is known of their lanes: which of them should look now, and for what.
+
+Everything here is synchronous and does no I/O: the state is the groups of
+waiters and a view of each lane, and every method leaves it consistent. The
+dispatcher next door asks `next_claim`, runs the statement it describes, and
+tells the outcome to `settle`.
+
+Waiters with equal subscriptions form a group, and a claim is made for a group:
+first come, first served within it, one claim at a time. Groups that share a
+lane take turns, the one whose first waiter came earliest first, so that no
+waiter is overtaken on any lane.
+
+A lane is *dry* once a look found nothing and until news of it comes. A group
+all of whose lanes are dry is not looked for: that is how ten thousand parked
+polls cost nothing. Who is told of no news (NOTIFY is off, or the connection is
+broken) may trust dryness only as long as somebody looks: `DRY_FOR_S`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from heapq import heappop, heappush
+from typing import Final, NamedTuple
+
+import msgspec
+
+from broker.dispatcher.floors import Floor
+from broker.dispatcher.waiter import Subscription, Waiter
+from broker.errors import BrokerError
+from broker.store import Claim, Granted, Lane, Lanes, Scan
+
+CLAIM_TASKS_MAX: Final = 1_000
+"""Tasks locked by one statement, whoever waits: beyond, its latency grows and nothing is saved."""
+
+CLAIM_WAITERS_MAX: Final = 100
+"""Waiters served by one statement: one created task must not cost ten thousand waiters a look."""
+
+DRY_FOR_S: Final = 1.5
+"""How long a lane that nobody looks at is believed to be dry."""
+
+
+class _View:
+    """What this process believes of one lane."""
+
+    __slots__ = ("dry_until_s", "fresh", "groups", "is_claimed", "looked_at", "news", "returned")
+
+    def __init__(self, now_s: float) -> None:
+        self.fresh = Floor(now_s)
+        self.returned = Floor(now_s)
+        self.groups: set[_Group] = set()
+        self.is_claimed = False
+        self.dry_until_s = 0.0
+        self.news = 0
+        """Counts the wake-ups: what came while a claim ran is not settled by it."""
+        self.looked_at = 0
+        """How many there were at the last look that was no claim."""
+
+
+class _Group:
+    """The waiters with the same subscriptions, in the order they came."""
+
+    __slots__ = ("impatient", "is_due", "lanes", "subscriptions", "waiters")
+
+    def __init__(self, subscriptions: tuple[Subscription, ...]) -> None:
+        self.subscriptions = subscriptions
+        self.lanes: list[tuple[Lane, int, Subscription]] = []
+        self.waiters: dict[Waiter, None] = {}
+        self.impatient: set[Waiter] = set()
+        """Those of the waiters who want to know what there is now, and do not park."""
+        self.is_due = False
+
+    def resolve(self, lanes: Lanes) -> None:
+        """Find the lanes and their ranks: the highest priority is visited first."""
+        found: dict[int, tuple[Lane, Subscription]] = {}
+        for wish in self.subscriptions:
+            for lane in lanes.of_topic(wish.topic):
+                ids = wish.process_definition_ids
+                if ids is None or lane.process_definition_id in ids:
+                    found.setdefault(lane.lane_id, (lane, wish))
+        priorities = sorted({lane.priority for lane, _ in found.values()}, reverse=True)
+        rank = {priority: place for place, priority in enumerate(priorities)}
+        self.lanes = [(lane, rank[lane.priority], wish) for lane, wish in found.values()]
+
+    @property
+    def first(self) -> Waiter:
+        """Who has waited longest."""
+        return next(iter(self.waiters))
+
+
+class RunningClaim(NamedTuple):
+    """A claim in flight: what to run, for which waiters, and what was known when it started."""
+
+    claim: Claim
+    group: _Group
+    waiters: list[Waiter]
+    impatient: list[Waiter]
+    news: dict[int, int]
+
+
+class Waiters:
+    """All parked polls of one process."""
+
+    def __init__(self, lanes: Lanes) -> None:
+        self._lanes = lanes
+        self._groups: dict[tuple[Subscription, ...], _Group] = {}
+        self._by_topic: defaultdict[str, set[_Group]] = defaultdict(set)
+        self._views: dict[int, _View] = {}
+        self._due: list[tuple[int, int, _Group]] = []
+        self._arrivals = itertools.count(1)
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    # Coming and going -------------------------------------------------------
+
+    def add(self, waiter: Waiter, subscriptions: tuple[Subscription, ...], now_s: float) -> None:
+        """Park a waiter behind those that wait for the same."""
+        self.learn_lanes(now_s)
+        group = self._groups.get(subscriptions)
+        if group is None:
+            group = self._groups[subscriptions] = _Group(subscriptions)
+            for wish in subscriptions:
+                self._by_topic[wish.topic].add(group)
+            self._resolve(group)
+        waiter.arrival = next(self._arrivals)
+        group.waiters[waiter] = None
+        if waiter.is_impatient:
+            group.impatient.add(waiter)
+        self._count += 1
+        if waiter.is_impatient and not group.lanes:
+            self._remove(group, waiter)
+        elif not self._is_dry(group, now_s):
+            self._make_due(group)
+
+    def leave(self, waiter: Waiter, subscriptions: tuple[Subscription, ...]) -> None:
+        """Let go of a waiter. One that is in a claim is settled with what the claim brings."""
+        waiter.is_leaving = True
+        if not waiter.in_claim and not waiter.settled.is_set():
+            self._remove(self._groups[subscriptions], waiter)
+
+    def _remove(self, group: _Group, waiter: Waiter) -> None:
+        del group.waiters[waiter]
+        group.impatient.discard(waiter)
+        self._count -= 1
+        waiter.settle()
+        if not group.waiters:
+            del self._groups[group.subscriptions]
+            for wish in group.subscriptions:
+                self._by_topic[wish.topic].discard(group)
+                if not self._by_topic[wish.topic]:
+                    del self._by_topic[wish.topic]
+            for lane, _, _ in group.lanes:
+                self._views[lane.lane_id].groups.discard(group)
+
+    def release_all(self) -> None:
+        """Answer everybody with what they have: the process is about to end."""
+        for group in list(self._groups.values()):
+            for waiter in list(group.waiters):
+                self.leave(waiter, group.subscriptions)
+
+    # News -------------------------------------------------------------------
+
+    def _resolve(self, group: _Group) -> None:
+        group.resolve(self._lanes)
+        for lane, _, _ in group.lanes:
+            self._views[lane.lane_id].groups.add(group)
+
+    def learn_lanes(self, now_s: float) -> None:
+        """Look at the lanes that became known, by whatever way, for all who wait there."""
+        lanes = self._lanes.since(len(self._views))
+        for lane in lanes:
+            self._views[lane.lane_id] = _View(now_s)
+        for lane in lanes:
+            for group in self._by_topic.get(lane.topic, ()):
+                self._resolve(group)
+                self._make_due(group)
+
+    def wake(self, lane_id: int, position: int, *, returned: bool, now_s: float) -> bool:
+        """A lane got work at this position. Answers whether the lane is known here.
+
+        Who learns of a lane later looks at it from the start.
+        """
+        self.learn_lanes(now_s)
+        view = self._views.get(lane_id)
+        if view is None:
+            return False
+        (view.returned if returned else view.fresh).lower_to(position)
+        self._stir(view)
+        return True
+
+    def look_at(self, lane_ids: Sequence[int]) -> None:
+        """There may be work on these lanes, nobody knows where."""
+        for lane_id in lane_ids:
+            if view := self._views.get(lane_id):
+                self._stir(view)
+
+    def look_everywhere(self) -> None:
+        """News may have been missed."""
+        for view in self._views.values():
+            self._stir(view)
+
+    def _stir(self, view: _View) -> None:
+        view.news += 1
+        view.dry_until_s = 0.0
+        for group in view.groups:
+            self._make_due(group)
+
+    def watched_floors(self, now_s: float) -> dict[int, int]:
+        """The lanes somebody waits for, and where to look for something fresh."""
+        self.learn_lanes(now_s)
+        floors = {}
+        for lane_id, view in self._views.items():
+            if view.groups:
+                view.looked_at = view.news
+                floors[lane_id] = view.fresh.look_from(now_s)
+        return floors
+
+    def found_dry(self, lane_ids: Iterable[int], now_s: float) -> None:
+        """The look at these of the `watched_floors` found nothing."""
+        for lane_id in lane_ids:
+            view = self._views[lane_id]
+            if view.news == view.looked_at:
+                view.dry_until_s = now_s + DRY_FOR_S
+
+    # Claims -----------------------------------------------------------------
+
+    def _make_due(self, group: _Group) -> None:
+        if group.waiters and not group.is_due:
+            group.is_due = True
+            heappush(self._due, (group.first.arrival, id(group), group))
+
+    def next_claim(self, now_s: float) -> RunningClaim | None:
+        """The claim to run next, if any can run now."""
+        blocked = []
+        awaited: set[int] = set()
+        running = None
+        while self._due and running is None:
+            arrival, _, group = heappop(self._due)
+            self._drop_gone(group)
+            lane_ids = [lane.lane_id for lane, _, _ in group.lanes]
+            if not group.waiters or self._is_dry(group, now_s):
+                group.is_due = False
+            elif group.first.arrival != arrival:
+                heappush(self._due, (group.first.arrival, id(group), group))
+            elif any(lane_id in awaited or self._views[lane_id].is_claimed for lane_id in lane_ids):
+                blocked.append((arrival, id(group), group))
+                # It keeps its turn on all of its lanes, or others might pass it for ever.
+                awaited.update(lane_ids)
+            else:
+                running = self._start(group, now_s)
+        for entry in blocked:
+            heappush(self._due, entry)
+        return running
+
+    def _is_dry(self, group: _Group, now_s: float) -> bool:
+        """Whether a claim would find nothing, and nobody needs to be told so."""
+        return not group.impatient and all(
+            self._views[lane.lane_id].dry_until_s > now_s for lane, _, _ in group.lanes
+        )
+
+    def _drop_gone(self, group: _Group) -> None:
+        """Nobody has a turn by the arrival of a client that has left."""
+        while group.waiters and group.first.caller.is_gone and not group.first.in_claim:
+            self._remove(group, group.first)
+
+    def _start(self, group: _Group, now_s: float) -> RunningClaim | None:
+        group.is_due = False
+        waiters = self._take_turns(group)
+        if not waiters:
+            return None
+        scans = []
+        news = {}
+        for lane, rank, wish in group.lanes:
+            view = self._views[lane.lane_id]
+            view.is_claimed = True
+            news[lane.lane_id] = view.news
+            names = None if wish.variables is None else msgspec.json.encode(wish.variables).decode()
+            for returned, floor in ((True, view.returned), (False, view.fresh)):
+                start = floor.scan_from(now_s)
+                scans.append(
+                    Scan(lane.lane_id, rank, returned, start, wish.lock_duration_ms, names)
+                )
+        claim = Claim(
+            scans,
+            [waiter.worker_id for waiter in waiters],
+            [waiter.tasks_max for waiter in waiters],
+        )
+        return RunningClaim(claim, group, waiters, list(group.impatient), news)
+
+    def _take_turns(self, group: _Group) -> list[Waiter]:
+        """Those whom the next claim serves. Nothing is locked for a client that has left."""
+        waiters: list[Waiter] = []
+        room = CLAIM_TASKS_MAX
+        for waiter in list(itertools.islice(group.waiters, CLAIM_WAITERS_MAX)):
+            if waiter.caller.is_gone:
+                self._remove(group, waiter)
+                continue
+            if waiters and waiter.tasks_max > room:
+                break
+            room -= waiter.tasks_max
+            waiter.in_claim = True
+            waiters.append(waiter)
+        if group.waiters and not waiters:
+            self._make_due(group)  # All of these had left; there are others behind them.
+        return waiters
+
+    def settle(self, running: RunningClaim, granted: Granted, now_s: float) -> None:
+        """Hand out what a claim brought, and remember what it says of its lanes."""
+        for lane_id, returned, position in granted.tips:
+            view = self._views[lane_id]
+            (view.returned if returned else view.fresh).raise_to(position)
+        for place, waiter in enumerate(running.waiters):
+            waiter.body, waiter.tasks = granted.bodies.get(place, (b"[]", 0))
+        is_drained = granted.seen < sum(running.claim.tasks_max) and granted.seen == granted.locked
+        for lane_id, news in running.news.items():
+            view = self._views[lane_id]
+            is_dry = is_drained and view.news == news
+            view.dry_until_s = now_s + DRY_FOR_S if is_dry else 0.0
+        if is_drained:
+            # They may be far behind those served, but there was nothing left for them.
+            for waiter in running.impatient:
+                waiter.is_leaving = True
+        for waiter in running.waiters:
+            # It has had its turn: what another broker is locking just now is not there for it.
+            waiter.is_leaving |= waiter.is_impatient
+        self._end(running)
+        if not self._is_dry(running.group, now_s):
+            self._make_due(running.group)
+
+    def fail(self, running: RunningClaim, error: BrokerError) -> None:
+        """A claim did not run: who does not park is told, the others try again."""
+        for waiter in running.impatient:
+            if not waiter.settled.is_set():
+                waiter.error = error
+                waiter.is_leaving = True
+        self._end(running)
+        self._make_due(running.group)
+
+    def _end(self, running: RunningClaim) -> None:
+        for lane_id in running.news:
+            self._views[lane_id].is_claimed = False
+        for waiter in running.waiters:
+            waiter.in_claim = False
+        for waiter in {*running.waiters, *running.impatient}:
+            if (waiter.tasks or waiter.is_leaving) and not waiter.settled.is_set():
+                self._remove(running.group, waiter)

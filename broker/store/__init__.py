@@ -1,0 +1,42 @@
+"""The only room that knows PostgreSQL.
+
+`Store` (verbs.py) has one method a verb, `queries` one constant a statement;
+`shapes` is what goes in and comes out.
+"""
+
+from broker.store.lanes import Lane, Lanes
+from broker.store.migrations import SchemaMismatch, check_schema, migrate, pending
+from broker.store.pool import Retryable, open_pool
+from broker.store.shapes import (
+    Batch,
+    Claim,
+    Granted,
+    ListFilters,
+    Results,
+    Scan,
+    Swept,
+    Wake,
+)
+from broker.store.verbs import Store
+from broker.store.wakeups import Wakeups
+
+__all__ = [
+    "Batch",
+    "Claim",
+    "Granted",
+    "Lane",
+    "Lanes",
+    "ListFilters",
+    "Results",
+    "Retryable",
+    "Scan",
+    "SchemaMismatch",
+    "Store",
+    "Swept",
+    "Wake",
+    "Wakeups",
+    "check_schema",
+    "migrate",
+    "open_pool",
+    "pending",
+]

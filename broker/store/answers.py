@@ -1,0 +1,45 @@
+"""Putting answers together where a statement could not do it alone: the rare ends."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from broker.errors import Conflict
+from broker.store.shapes import Results, Wake
+
+
+def results(row: Any) -> Results:
+    return Results(row["results"].encode(), row["refused"])
+
+
+def merged(answers: list[dict[str, Any]]) -> Results:
+    refused = sum("code" in answer for answer in answers)
+    return Results(msgspec.json.encode(answers), refused)
+
+
+def wakes(row: Any, *, returned: bool) -> list[Wake]:
+    return [
+        Wake(lane_id, position, returned)
+        for lane_id, position in zip(row["lanes"] or (), row["positions"] or (), strict=True)
+        if position is not None
+    ]
+
+
+def answer_duplicate(answer: dict[str, Any], first: Any) -> None:
+    fingerprint = answer.pop("fingerprint")
+    if first is not None and first["fingerprint"] == fingerprint:
+        answer.clear()
+        answer.update(id=first["task_id"], replayed=True)
+    else:
+        answer["code"] = Conflict.code
+        answer["detail"] = "the key stands for another request"
+
+
+def uuid(task_id: str) -> UUID | None:
+    try:
+        return UUID(task_id) if len(task_id) == 36 else None
+    except ValueError:
+        return None

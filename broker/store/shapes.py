@@ -1,0 +1,104 @@
+"""What goes into the statements and comes out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from broker.store.cursor import HIGHEST_ID, LOWEST_ID, Cursor, first_id
+
+
+class Results(NamedTuple):
+    """What one request of a batch came to."""
+
+    body: bytes
+    """A JSON array with an object a task, in order: `{"id", "outcome": "done"}` with the verb's
+    extras, or `{"code", "detail"}` with the refusal's facts."""
+    refused: int
+    """How many of the objects are refusals."""
+
+
+class Wake(NamedTuple):
+    """The news that a lane got work, at this position or after it."""
+
+    lane_id: int
+    position: int
+    returned: bool
+
+
+class Batch(NamedTuple):
+    """The results of a batch in the order of its requests, and whom they concern."""
+
+    results: list[Results]
+    wakes: list[Wake]
+    due_in_ms: float | None
+    """When the first deadline that the batch set comes up."""
+
+
+class Scan(NamedTuple):
+    """One stretch of one lane: its tasks beyond `floor`, fresh or returned."""
+
+    lane_id: int
+    rank: int
+    returned: bool
+    floor: int
+    lock_duration_ms: int
+    wanted_variables: str | None
+
+
+class Claim(NamedTuple):
+    """What to look through, and for whom: worker ids and their shares of the tasks."""
+
+    scans: Sequence[Scan]
+    worker_ids: Sequence[str]
+    tasks_max: Sequence[int]
+
+
+class Granted(NamedTuple):
+    """What a claim came to."""
+
+    bodies: dict[int, tuple[bytes, int]]
+    """By place of the waiter: a JSON array of tasks, and how many they are."""
+    seen: int
+    locked: int
+    tips: list[tuple[int, bool, int]]
+    """Lane, returned, last position that was locked."""
+
+
+class Swept(NamedTuple):
+    """What a sweep of the deadlines found."""
+
+    wakes: list[Wake]
+    has_more: bool
+    next_in_ms: float | None
+
+
+class ListFilters(NamedTuple):
+    """A search. Absent ones do not filter; `after` is the `next` of the page before."""
+
+    topic: str | None = None
+    state: str | None = None
+    worker_id: str | None = None
+    business_key: str | None = None
+    process_instance_id: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    limit: int = 50
+    after: str | None = None
+
+    def from_id(self) -> UUID:
+        """The lowest id that matches."""
+        return LOWEST_ID if self.created_after is None else first_id(self.created_after)
+
+    def below_id(self) -> UUID:
+        """All ids that match are below this one.
+
+        Raises:
+            Invalid: `after` is no cursor.
+        """
+        cursor = HIGHEST_ID if self.after is None else Cursor.parse(self.after).below_id
+        if self.created_before is None:
+            return cursor
+        return min(cursor, first_id(self.created_before))

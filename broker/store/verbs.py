@@ -1,0 +1,395 @@
+"""The only room that knows PostgreSQL: one method a verb, one statement a method.
+
+Every verb takes a batch of requests, each a JSON text, and gives a batch of
+results, each a JSON text again: PostgreSQL takes them apart and puts them
+together, so that a batch of five hundred tasks costs this process what one
+costs. The rare ends (a lane that is not there yet, a key seen before, a lock
+that was lost) take a second statement and a little Python.
+
+There is no transaction of several statements: a method that raises did nothing,
+or was cut off in a rare end, after its first statement had done it all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import asyncpg
+import msgspec
+import orjson
+
+from broker import metrics
+from broker.errors import Conflict, Invalid, LockLost, TaskNotFound, Unavailable
+from broker.settings import Settings
+from broker.store import answers, queries
+from broker.store.cursor import Cursor
+from broker.store.lanes import PRIORITIES_MAX, Lane, Lanes
+from broker.store.pool import Pool, map_exceptions
+from broker.store.shapes import (
+    Batch,
+    Claim,
+    Granted,
+    ListFilters,
+    Results,
+    Swept,
+    Wake,
+)
+
+SHARD: Final = 0
+"""All tasks of one database are on one shard until there are several databases."""
+
+_LISTED_MAX: Final = 10_000
+"""Tasks that one page of a search looks at: some 50 ms, so that no filter can hurt the database."""
+
+_REPLY_BYTES_MAX: Final = 16 * 1024 * 1024
+"""A claim stops here (but gives one task at least): what is locked must also fit into memory."""
+
+_LANES_OVERLAP: Final = 1_024
+"""Lanes are numbered before they are committed: the last ones, as many as a few requests at once
+may make, are looked at again."""
+
+_LANES_TRUSTED_S: Final = 60.0
+"""All lanes are counted this often."""
+
+_SWEPT_MAX: Final = 1_000
+"""Deadlines dealt with by one statement, so that a storm of them does not hold locks for long."""
+
+
+_STATES: Final = {
+    "CREATED": ["delayed", "ready"],
+    "LOCKED": ["locked"],
+    "FAILED": ["failed"],
+    "COMPLETED": ["completed"],
+    "BPMN_ERROR": ["bpmn_error"],
+    "CANCELLED": ["cancelled"],
+    "AWAITING": [],
+}
+
+
+class Store:
+    """The tasks of one database."""
+
+    def __init__(self, pool: Pool, settings: Settings) -> None:
+        self._pool = pool
+        self._settings = settings
+        self.lanes = Lanes()
+        self._trust_lanes_until_s = 0.0
+
+    async def _fetch(self, name: str, query: str, *args: Any) -> list[Any]:
+        started_at = time.perf_counter()
+        with map_exceptions():
+            try:
+                rows: list[Any] = await self._pool.fetch(query, *args)
+            except asyncpg.InvalidAuthorizationSpecificationError as error:
+                # A role that was right at the start: somebody is changing it, and may be done soon.
+                raise Unavailable(f"the database refuses: {error}") from error
+        metrics.DB_QUERY.labels(name).observe(time.perf_counter() - started_at)
+        return rows
+
+    # Creating ---------------------------------------------------------------
+
+    async def create(self, requests: Sequence[str]) -> Batch:
+        """Create tasks. A request is `{"tasks": […]}`."""
+        retries = self._settings.retry_attempts
+        rows = await self._fetch("create", queries.CREATE, SHARD, requests, retries, False)
+        if rows[0]["missing_lanes"]:
+            await self._make_lanes(requests)
+            rows = await self._fetch("create", queries.CREATE, SHARD, requests, retries, True)
+        first = rows[0]
+        await self._know(first["lanes"] or ())
+        for lane_id, count in zip(first["lanes"] or (), first["counts"] or (), strict=True):
+            metrics.TASKS_CREATED.labels(self._topic(lane_id)).inc(count)
+        results = [answers.results(row) for row in rows]
+        if any(result.refused for result in results):
+            results = await self._with_first_tasks(results)
+        return Batch(results, answers.wakes(first, returned=False), first["due_ms"])
+
+    async def _make_lanes(self, requests: Sequence[str]) -> None:
+        limit = self._settings.topic_length_max
+        await self._fetch("make_lanes", queries.MAKE_LANES, SHARD, requests, limit, PRIORITIES_MAX)
+        await self.load_lanes()
+
+    async def _with_first_tasks(self, results: list[Results]) -> list[Results]:
+        """Answer keys that were seen before with the tasks they stand for."""
+        told = {
+            place: msgspec.json.decode(result.body)
+            for place, result in enumerate(results)
+            if result.refused
+        }
+        duplicates = [
+            answer
+            for of_request in told.values()
+            for answer in of_request
+            if answer.get("code") == "duplicate"
+        ]
+        if not duplicates:
+            return results
+        keys = list({duplicate["uniqueKey"] for duplicate in duplicates})
+        rows = await self._fetch("first_tasks", queries.FIRST_TASKS, SHARD, keys)
+        first = {row["key"]: row for row in rows}
+        for duplicate in duplicates:
+            answers.answer_duplicate(duplicate, first.get(duplicate.pop("uniqueKey")))
+        return [
+            answers.merged(told[place]) if place in told else result
+            for place, result in enumerate(results)
+        ]
+
+    # Working ----------------------------------------------------------------
+
+    async def fetch_and_lock(self, claim: Claim) -> Granted:
+        """Lock tasks of these lanes for these waiters, in turn."""
+        shares: list[int] = []
+        for tasks in claim.tasks_max:
+            shares.append((shares[-1] if shares else 0) + tasks)
+        lane_ids, ranks, returned, floors, durations_ms, wanted = zip(*claim.scans, strict=True)
+        [row] = await self._fetch(
+            "fetch_and_lock", queries.FETCH_AND_LOCK, SHARD, lane_ids, ranks, returned, floors,
+            durations_ms, wanted, claim.worker_ids, shares, _REPLY_BYTES_MAX,
+        )  # fmt: skip
+        tips = []
+        locked = 0
+        for lane_id, was_returned, position, tasks in zip(
+            row["lane_ids"] or (), row["returned"] or (), row["positions"] or (),
+            row["tasks"] or (), strict=True,
+        ):  # fmt: skip
+            tips.append((lane_id, was_returned, position))
+            locked += tasks
+            metrics.TASKS_FETCHED.labels(self._topic(lane_id)).inc(tasks)
+        bodies = {
+            waiter - 1: (body.encode(), count)
+            for waiter, body, count in zip(
+                row["waiters"] or (), row["bodies"] or (), row["counts"] or (), strict=True
+            )
+        }
+        return Granted(bodies, row["seen"], locked, tips)
+
+    async def complete(self, requests: Sequence[str]) -> Batch:
+        """Finish tasks with a result."""
+        rows = await self._fetch("complete", queries.COMPLETE, SHARD, requests)
+        self._count_finished(rows[0], "completed")
+        return Batch(await self._explained(rows, requests, "completed"), [], None)
+
+    async def bpmn_error(self, requests: Sequence[str]) -> Batch:
+        """Finish tasks with a business outcome."""
+        rows = await self._fetch("bpmn_error", queries.BPMN_ERROR, SHARD, requests)
+        self._count_finished(rows[0], "bpmn_error")
+        return Batch(await self._explained(rows, requests, "bpmn_error"), [], None)
+
+    async def fail(self, requests: Sequence[str]) -> Batch:
+        """Record failures."""
+        policy = self._settings
+        rows = await self._fetch(
+            "fail", queries.FAIL, SHARD, requests,
+            policy.retry_base_ms, policy.retry_factor, policy.retry_cap_ms,
+        )  # fmt: skip
+        first = rows[0]
+        for lane_id, count in zip(first["lanes"] or (), first["incidents"] or (), strict=True):
+            if count:
+                metrics.TASKS_FINISHED.labels(self._topic(lane_id), "failed").inc(count)
+        results = await self._explained(rows, requests, None)
+        return Batch(results, answers.wakes(first, returned=True), first["due_ms"])
+
+    async def extend_lock(self, requests: Sequence[str]) -> Batch:
+        """Let locks end later, or sooner."""
+        rows = await self._fetch("extend_lock", queries.EXTEND_LOCK, SHARD, requests)
+        results = await self._explained(rows, requests, None)
+        return Batch(results, [], rows[0]["due_ms"])
+
+    async def unlock(self, requests: Sequence[str]) -> Batch:
+        """Put tasks back at once."""
+        rows = await self._fetch("unlock", queries.UNLOCK, SHARD, requests)
+        results = await self._explained(rows, requests, None)
+        return Batch(results, answers.wakes(rows[0], returned=True), None)
+
+    async def _explained(
+        self, rows: Sequence[Any], requests: Sequence[str], finished_state: str | None
+    ) -> list[Results]:
+        """The results of a batch, each refusal with its reason."""
+        results = [answers.results(row) for row in rows]
+        unclear = [place for place, result in enumerate(results) if result.refused]
+        if not unclear:
+            return results
+        texts = [requests[place] for place in unclear]
+        reasons = await self._fetch("refusals", queries.REFUSALS, SHARD, texts, finished_state)
+        by_place: dict[tuple[int, int], str] = {
+            (unclear[row["request"] - 1], row["item"] - 1): row["result"] for row in reasons
+        }
+        for place in unclear:
+            told = msgspec.json.decode(results[place].body)
+            for item, answer in enumerate(told):
+                if answer.get("code") == "refused":
+                    told[item] = msgspec.json.decode(by_place[place, item])
+            results[place] = answers.merged(told)
+        return results
+
+    # One task, by its id ----------------------------------------------------
+
+    async def retries(self, task_id: str, retries: int) -> Batch:
+        """Set the failures a task may still have; redrive a failed one."""
+        rows = await self._fetch("retries", queries.RETRIES, SHARD, task_id, retries)
+        return await self._one(rows, task_id)
+
+    async def retry_timeout(self, task_id: str, retry_timeout_ms: int) -> Batch:
+        """Move the instant at which a waiting task becomes available."""
+        rows = await self._fetch(
+            "retry_timeout", queries.RETRY_TIMEOUT, SHARD, task_id, retry_timeout_ms
+        )
+        return await self._one(rows, task_id)
+
+    async def cancel(self, task_id: str, reason: str | None) -> Batch:
+        """End a task for good. Said of a cancelled one it is no error."""
+        rows = await self._fetch("cancel", queries.CANCEL, SHARD, task_id, reason)
+        if rows:
+            metrics.TASKS_FINISHED.labels(self._topic(rows[0]["lane_id"]), "cancelled").inc()
+            return Batch([Results(rows[0]["answer"].encode(), 0)], [], None)
+        try:
+            await self._refuse(task_id)
+        except Conflict as conflict:
+            if conflict.facts.get("state") != "CANCELLED":
+                raise
+        return Batch([Results(b'{"state":"CANCELLED"}', 0)], [], None)
+
+    async def _one(self, rows: Sequence[Any], task_id: str) -> Batch:
+        if not rows:
+            await self._refuse(task_id)
+        row = rows[0]
+        position = row["position"]
+        wakes = [] if position is None else [Wake(row["lane_id"], position, returned=True)]
+        return Batch([Results(row["answer"].encode(), 0)], wakes, row["due_ms"])
+
+    async def _refuse(self, task_id: str) -> None:
+        """Raise why a verb found no task to work on.
+
+        Raises:
+            TaskNotFound: There is none.
+            Conflict: It is in a state the verb does not start from.
+        """
+        request = orjson.dumps({"tasks": [{"id": task_id}]}).decode()
+        [row] = await self._fetch("refusals", queries.REFUSALS, SHARD, [request], None)
+        reason = msgspec.json.decode(row["result"])
+        facts = {"taskId": task_id, "state": reason.get("state")}
+        if reason["code"] == TaskNotFound.code:
+            raise TaskNotFound(reason["detail"], {"taskId": task_id})
+        assert reason["code"] == LockLost.code
+        raise Conflict("the task's state does not allow this", facts)
+
+    # Reading ----------------------------------------------------------------
+
+    async def get_tasks(self, task_ids: Iterable[str]) -> dict[str, tuple[bytes, bool]]:
+        """By id: a task as the API shows it, and whether it is finished. Unknown ids are left out.
+
+        An id is any text; what is no UUID is unknown.
+        """
+        ids = [uuid for task_id in task_ids if (uuid := answers.uuid(task_id))]
+        rows = await self._fetch("get_tasks", queries.GET_TASKS, SHARD, ids) if ids else []
+        return {str(row["id"]): (row["task"].encode(), row["is_finished"]) for row in rows}
+
+    async def finished_tasks(self, task_ids: Iterable[str]) -> list[str]:
+        """Those of these tasks that are finished."""
+        ids = [uuid for task_id in task_ids if (uuid := answers.uuid(task_id))]
+        rows = await self._fetch("finished_tasks", queries.FINISHED_TASKS, SHARD, ids)
+        return [str(row["id"]) for row in rows]
+
+    async def list_tasks(self, filters: ListFilters) -> bytes:
+        """One page of a search, newest first: `{"tasks", "next"}`."""
+        if filters.state is not None and filters.state not in _STATES:
+            raise Invalid("no such state", [("/state", f"one of {', '.join(_STATES)}")])
+        [row] = await self._fetch(
+            "list_tasks", queries.LIST_TASKS, SHARD, filters.topic,
+            None if filters.state is None else _STATES[filters.state],
+            filters.worker_id, filters.business_key, filters.process_instance_id,
+            filters.from_id(), filters.below_id(),
+            filters.limit, _LISTED_MAX,
+        )  # fmt: skip
+        ids = [str(task_id) for task_id in row["ids"]]
+        tasks = await self.get_tasks(ids)
+        next_below = row["next_below_id"]
+        return b'{"tasks":[%b],"next":%b}' % (
+            b",".join(tasks[task_id][0] for task_id in ids if task_id in tasks),
+            orjson.dumps(None if next_below is None else Cursor(next_below).text()),
+        )
+
+    # What the dispatcher asks -----------------------------------------------
+
+    async def release_due(self, look_back_ms: float | None, ahead_ms: float) -> Swept:
+        """Take expired locks back and make delayed tasks ready whose time has come."""
+        rows = await self._fetch(
+            "release_due", queries.RELEASE_DUE, SHARD, look_back_ms, _SWEPT_MAX,
+            self._settings.max_expiries, ahead_ms,
+        )  # fmt: skip
+        wakes = []
+        for row in rows:
+            if row["lane_id"] is None:
+                continue
+            await self._know([row["lane_id"]])
+            topic = self._topic(row["lane_id"])
+            metrics.LOCK_EXPIRATIONS.labels(topic).inc(row["expiries"])
+            if row["incidents"]:
+                metrics.TASKS_FINISHED.labels(topic, "failed").inc(row["incidents"])
+            if row["position"] is not None:
+                wakes.append(Wake(row["lane_id"], row["position"], returned=True))
+        return Swept(wakes, rows[0]["more"], rows[0]["next_due_ms"])
+
+    async def ready_lanes(self, floors: dict[int, int]) -> tuple[list[int], bool]:
+        """Which of these lanes have work beyond their floors, and whether there are new lanes."""
+        after = self._known_for_sure
+        [row] = await self._fetch(
+            "ready_lanes", queries.READY_LANES, SHARD,
+            list(floors), list(floors.values()), after,
+        )  # fmt: skip
+        has_new_lanes = row["lanes_after"] != self.lanes.count_after(after)
+        if not has_new_lanes:
+            self._trust_lanes(after)
+        return row["lane_ids"] or [], has_new_lanes
+
+    async def load_lanes(self) -> list[Lane]:
+        """Learn the lanes that others made; answer the new ones."""
+        after = self._known_for_sure
+        rows = await self._fetch("load_lanes", queries.LOAD_LANES, SHARD, after)
+        self._trust_lanes(after)
+        loaded = [Lane(*row.values()) for row in rows]
+        new = [lane for lane in loaded if self.lanes.get(lane.lane_id) is None]
+        self.lanes.add(new)
+        return new
+
+    @property
+    def _known_for_sure(self) -> int:
+        """The lanes up to this one are known: whatever is numbered so low was committed long ago.
+
+        Once a minute nothing is sure: a transaction may have hung while others made many lanes.
+        """
+        if time.monotonic() >= self._trust_lanes_until_s:
+            return 0
+        return max(0, self.lanes.last_id - _LANES_OVERLAP)
+
+    def _trust_lanes(self, after: int) -> None:
+        if after == 0:
+            self._trust_lanes_until_s = time.monotonic() + _LANES_TRUSTED_S
+
+    async def make_partitions(self) -> int:
+        """Have room for the coming weeks; answer how many partitions were made."""
+        [row] = await self._fetch("make_partitions", queries.MAKE_PARTITIONS)
+        made: int = row["made"]
+        return made
+
+    async def ping(self) -> None:
+        """Raise `Unavailable` where the database does not answer."""
+        await self._fetch("ping", "SELECT 1")
+
+    # Lanes and figures ------------------------------------------------------
+
+    async def _know(self, lane_ids: Iterable[int]) -> None:
+        if any(self.lanes.get(lane_id) is None for lane_id in lane_ids):
+            await self.load_lanes()
+        if any(self.lanes.get(lane_id) is None for lane_id in lane_ids):
+            self._trust_lanes_until_s = 0.0
+            await self.load_lanes()
+
+    def _topic(self, lane_id: int) -> str:
+        return metrics.topic_label(self.lanes.topic_of(lane_id))
+
+    def _count_finished(self, row: Any, outcome: str) -> None:
+        for lane_id, count in zip(row["lanes"] or (), row["counts"] or (), strict=True):
+            metrics.TASKS_FINISHED.labels(self._topic(lane_id), outcome).inc(count)

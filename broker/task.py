@@ -1,0 +1,84 @@
+"""The nouns, and the lifecycle of a task as one table.
+
+Rule 1: everything that says which verb may move a task from which state to
+which lives in `TRANSITIONS`, here, and nowhere else in Python. The SQL of the
+verbs is tested against this table (tests/broker/test_lifecycle.py walks it at
+random over two broker cores), so a change of the lifecycle starts here.
+
+Rule 2: this file does no I/O and knows neither HTTP nor PostgreSQL.
+
+    (create) ──▶ delayed ──▶ ready ──▶ locked ──▶ finished
+        └──────────────────▶  ▲ ▲        │ │
+                              │ └────────┘ │  unlocked, expired, failed with retries left
+                              └── failed ◀─┘  failed for good, or expired too often
+
+A task that has run out of its lock is still `locked` until somebody sweeps it;
+the sweep is a verb of the broker's own (`release_due`), as is the promotion of
+a delayed task whose time has come.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+
+class State(StrEnum):
+    """Where a task is. The first four are rows of `open_task`, the rest rows of `outcome`.
+
+    The values are those of the PostgreSQL enums; `API_STATES` gives the API's words.
+    """
+
+    DELAYED = "delayed"
+    READY = "ready"
+    LOCKED = "locked"
+    FAILED = "failed"
+    COMPLETED = "completed"
+    BPMN_ERROR = "bpmn_error"
+    CANCELLED = "cancelled"
+
+
+FINISHED: Final = frozenset({State.COMPLETED, State.BPMN_ERROR, State.CANCELLED})
+"""The states nothing leads out of."""
+
+API_STATES: Final = {
+    State.DELAYED: "CREATED",
+    State.READY: "CREATED",
+    State.LOCKED: "LOCKED",
+    State.FAILED: "FAILED",
+    State.COMPLETED: "COMPLETED",
+    State.BPMN_ERROR: "BPMN_ERROR",
+    State.CANCELLED: "CANCELLED",
+}
+"""The API does not tell waiting from waiting: a delayed task shows `availableAt`."""
+
+TRANSITIONS: Final[dict[str, dict[State, frozenset[State]]]] = {
+    "fetch_and_lock": {State.READY: frozenset({State.LOCKED})},
+    "complete": {State.LOCKED: frozenset({State.COMPLETED})},
+    "bpmn_error": {State.LOCKED: frozenset({State.BPMN_ERROR})},
+    # A retry timeout of zero puts the task back at once; retries of zero make an incident.
+    "fail": {State.LOCKED: frozenset({State.DELAYED, State.READY, State.FAILED})},
+    "extend_lock": {State.LOCKED: frozenset({State.LOCKED})},
+    "unlock": {State.LOCKED: frozenset({State.READY})},
+    "retry_timeout": {State.DELAYED: frozenset({State.DELAYED, State.READY})},
+    # Only a failed task moves (it is redriven); elsewhere the number alone changes.
+    "retries": {
+        State.DELAYED: frozenset({State.DELAYED}),
+        State.READY: frozenset({State.READY}),
+        State.LOCKED: frozenset({State.LOCKED}),
+        State.FAILED: frozenset({State.READY}),
+    },
+    "cancel": {
+        State.DELAYED: frozenset({State.CANCELLED}),
+        State.READY: frozenset({State.CANCELLED}),
+        State.LOCKED: frozenset({State.CANCELLED}),
+        State.FAILED: frozenset({State.CANCELLED}),
+        # Said twice, done once.
+        State.CANCELLED: frozenset({State.CANCELLED}),
+    },
+    "release_due": {
+        State.LOCKED: frozenset({State.READY, State.FAILED}),
+        State.DELAYED: frozenset({State.READY}),
+    },
+}
+"""verb → state before → states it may lead to. A pair that is not here is refused."""

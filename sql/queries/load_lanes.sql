@@ -1,0 +1,6 @@
+-- load_lanes: the lanes made since the last look.
+-- $1 shard smallint, $2 after_lane_id integer
+SELECT lane_id, topic, process_definition_id, priority
+FROM fetchlock.lane
+WHERE lane_id > $2 AND shard = $1
+ORDER BY lane_id;

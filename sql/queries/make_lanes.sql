@@ -1,0 +1,29 @@
+-- make_lanes: make the lanes that a create found missing.
+-- $1 shard smallint, $2 requests json[], $3 topic_length_max integer, $4 priorities_max bigint
+-- A lane that would break a limit is not made; the create then refuses its tasks.
+-- Two brokers at once may overshoot by what each of them makes: the limit is there
+-- to stop a mistake, not to be a count.
+WITH wanted AS (
+    SELECT DISTINCT f.topic, coalesce(f."processDefinitionId", '') AS process_definition_id,
+           coalesce(f.priority, 0) AS priority
+    FROM unnest($2::json[]) AS r (body)
+    CROSS JOIN LATERAL json_to_recordset(r.body -> 'tasks')
+        AS f (topic text, priority integer, "processDefinitionId" text)
+    WHERE char_length(f.topic) <= $3
+), judged AS (
+    SELECT w.*, p.taken, p.known,
+           dense_rank() OVER (PARTITION BY w.topic, p.known ORDER BY w.priority) AS nth
+    FROM wanted w
+    CROSS JOIN LATERAL (
+        SELECT count(DISTINCT l.priority) AS taken,
+               coalesce(bool_or(l.priority = w.priority), false) AS known
+        FROM fetchlock.lane l
+        WHERE l.topic = w.topic AND l.tenant_id = '' AND l.shard = $1
+    ) p
+)
+INSERT INTO fetchlock.lane (topic, process_definition_id, priority, shard)
+SELECT topic, process_definition_id, priority, $1 FROM judged
+WHERE known OR taken + nth <= $4
+-- Sorted, so that two brokers that make the same lanes wait for each other in one order.
+ORDER BY topic, process_definition_id, priority
+ON CONFLICT DO NOTHING;

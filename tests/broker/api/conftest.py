@@ -1,0 +1,33 @@
+"""uvicorn in this process, around any ASGI application."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import anyio
+import pytest
+import uvicorn
+from starlette.types import ASGIApp
+
+Serve = Callable[[ASGIApp], AbstractAsyncContextManager[int]]
+
+
+@pytest.fixture
+def serve() -> Serve:
+    """Serves an application on a port of its own, which it gives, until the block is left."""
+
+    @asynccontextmanager
+    async def serving(app: ASGIApp) -> AsyncIterator[int]:
+        config = uvicorn.Config(
+            app, http="httptools", log_config=None, access_log=False, lifespan="off"
+        )
+        server = uvicorn.Server(config)
+        listener = socket.create_server(("127.0.0.1", 0))
+        async with anyio.create_task_group() as group:
+            group.start_soon(server._serve, [listener])
+            yield listener.getsockname()[1]
+            server.should_exit = True
+
+    return serving

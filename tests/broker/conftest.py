@@ -1,0 +1,105 @@
+"""The core's levels below `core`: a store without loops, and a look from outside."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from broker.settings import Settings
+from broker.store import Store, open_pool
+from broker.store.queries import SQL_ROOT
+
+
+@pytest.fixture
+async def store(settings: Settings) -> AsyncIterator[Store]:
+    """The verbs alone: nothing sweeps or looks unless the test says so."""
+    assert settings.database_url is not None
+    pool = await open_pool(
+        settings.database_url,
+        size=settings.pool_size,
+        statement_timeout_ms=settings.statement_timeout_ms,
+    )
+    yield Store(pool, settings)
+    pool.terminate()
+
+
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of the test's own, beside the broker's."""
+    opened = await asyncpg.connect(database_url)
+    yield opened
+    opened.terminate()
+
+
+@pytest.fixture
+async def watcher(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """Another one, for tests whose first connection is in the middle of a transaction."""
+    opened = await asyncpg.connect(database_url)
+    yield opened
+    opened.terminate()
+
+
+class Statements:
+    """What PostgreSQL itself counted of this database's statements, from the last `forget` on."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+
+    async def forget(self) -> None:
+        await self._connection.execute(
+            "SELECT pg_stat_statements_reset(0, oid) FROM pg_database "
+            "WHERE datname = current_database()"
+        )
+
+    async def calls(self) -> dict[str, int]:
+        """How often each file of sql/queries ran; any other statement is named by its text."""
+        calls: Counter[str] = Counter()
+        for row in await self._rows():
+            calls[_NAMES.get(_skeleton(row["query"]), row["query"])] += row["calls"]
+        return dict(calls)
+
+    async def buffers(self, name: str) -> int:
+        """The buffers that a file's statement has read, in memory or not."""
+        rows = [row for row in await self._rows() if _NAMES.get(_skeleton(row["query"])) == name]
+        return sum(row["buffers"] for row in rows)
+
+    async def _rows(self) -> list[Any]:
+        rows: list[Any] = await self._connection.fetch(
+            """
+            SELECT query, calls, shared_blks_hit + shared_blks_read AS buffers
+            FROM pg_stat_statements
+            WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+              AND query NOT LIKE '%pg_stat_statements%'
+              -- What asyncpg asks of its own, once a connection and type.
+              AND query NOT LIKE '%typeinfo_tree%' AND query NOT LIKE '%set_config(%'
+            """
+        )
+        return rows
+
+
+def _skeleton(sql: str) -> str:
+    """A statement without its comments and its constants, which PostgreSQL replaces."""
+    sql = re.sub(r"--.*\n", "", sql)
+    sql = re.sub(r"\bIN \([^)]*\)", "IN (?)", sql)
+    sql = re.sub(r"'[^']*'|\$?\b\d+\b|\b(true|false|NULL|epoch)\b", "?", sql)
+    return " ".join(sql.rstrip("; \n").split())
+
+
+_NAMES = {
+    _skeleton(path.read_text(encoding="utf-8")): path.stem
+    for path in (SQL_ROOT / "queries").glob("*.sql")
+}
+
+
+@pytest.fixture
+async def statements(connection: asyncpg.Connection) -> Statements:
+    """What ran in this test's database."""
+    await connection.execute("CREATE EXTENSION pg_stat_statements")
+    counted = Statements(connection)
+    await counted.forget()
+    return counted

@@ -1,0 +1,195 @@
+"""cancel, retries and retry-timeout: of one task, from whatever state allows it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from uuid import uuid4
+
+import anyio
+import asyncpg
+import msgspec
+import pytest
+
+from broker.errors import Conflict, Invalid, TaskNotFound
+from broker.store import Batch, Store, queries
+from broker.store.verbs import SHARD
+from broker.task import API_STATES, TRANSITIONS, State
+from tests.broker.conftest import Statements
+from tests.eventually import eventually
+from tests.factories import (
+    TaskJson,
+    ask,
+    create,
+    everything,
+    held,
+    is_blocked,
+    lock,
+    request,
+    row_of,
+    state_of,
+)
+
+Connection = asyncpg.Connection
+
+VERBS: dict[str, Callable[[Store, str], Awaitable[Batch]]] = {
+    "cancel": lambda store, task_id: store.cancel(task_id, "reason"),
+    "retries": lambda store, task_id: store.retries(task_id, 2),
+    "retry_timeout": lambda store, task_id: store.retry_timeout(task_id, 60_000),
+}
+
+
+def answer_of(batch: Batch) -> TaskJson:
+    [result] = batch.results
+    answer: TaskJson = msgspec.json.decode(result.body)
+    return answer
+
+
+async def in_state(store: Store, state: State) -> str:
+    """The id of a task that was brought into a state."""
+    [task_id] = await create(store, {"delayMs": 60_000} if state is State.DELAYED else {})
+    if state in (State.DELAYED, State.READY):
+        return task_id
+    [task] = await lock(store)
+    match state:
+        case State.FAILED:
+            await ask(store.fail, "w1", held(task, errorMessage="e", retries=0))
+        case State.COMPLETED:
+            await ask(store.complete, "w1", held(task))
+        case State.BPMN_ERROR:
+            await ask(store.bpmn_error, "w1", held(task, errorCode="E"))
+        case State.CANCELLED:
+            await store.cancel(task_id, None)
+    return task_id
+
+
+@pytest.mark.parametrize("state", list(State))
+@pytest.mark.parametrize("name", list(VERBS))
+async def test_a_verb_starts_from_the_states_that_allow_it(
+    store: Store, connection: Connection, statements: Statements, name: str, state: State
+) -> None:
+    task_id = await in_state(store, state)
+    assert await state_of(connection, task_id) == state
+    allowed = TRANSITIONS[name].get(state)
+    before = await everything(connection)
+    await statements.forget()
+    if allowed is None:
+        with pytest.raises(Conflict) as refusal:
+            await VERBS[name](store, task_id)
+        assert refusal.value.facts == {"taskId": task_id, "state": API_STATES[state]}
+        assert await everything(connection) == before
+    else:
+        await VERBS[name](store, task_id)
+        is_repeated = state is State.CANCELLED
+        assert await statements.calls() == {name: 1} | ({"refusals": 1} if is_repeated else {})
+        assert await state_of(connection, task_id) in allowed
+
+
+@pytest.mark.parametrize("name", list(VERBS))
+async def test_an_id_that_no_task_has_is_not_found(store: Store, name: str) -> None:
+    for task_id in (str(uuid4()), "", "é", "1" * 36):
+        with pytest.raises(TaskNotFound) as refusal:
+            await VERBS[name](store, task_id)
+        assert refusal.value.facts == {"taskId": task_id}
+
+
+# cancel -----------------------------------------------------------------------
+
+
+async def test_a_cancelled_task_says_why_and_whose_it_was(
+    store: Store, connection: Connection
+) -> None:
+    [task_id] = await create(store, {})
+    [task] = await lock(store)
+    assert answer_of(await store.cancel(task_id, "not wanted")) == {"state": "CANCELLED"}
+    row = await row_of(connection, task_id)
+    assert (row["error_message"], row["worker_id"], row["attempt"]) == ("not wanted", "w1", 1)
+    assert str(row["lock_token"]) == task["lockToken"]
+
+
+async def test_said_twice_the_first_reason_holds(store: Store, connection: Connection) -> None:
+    [task_id] = await create(store, {})
+    await store.cancel(task_id, "first")
+    assert answer_of(await store.cancel(task_id, "second")) == {"state": "CANCELLED"}
+    assert (await row_of(connection, task_id))["error_message"] == "first"
+
+
+async def test_a_cancel_behind_a_completion_is_a_conflict(
+    store: Store, connection: Connection, watcher: Connection
+) -> None:
+    [task_id] = await create(store, {})
+    [task] = await lock(store)
+    told: list[Conflict] = []
+
+    async def cancel() -> None:
+        with pytest.raises(Conflict) as refusal:
+            await store.cancel(task_id, None)
+        told.append(refusal.value)
+
+    await connection.execute("BEGIN")
+    await connection.fetch(queries.COMPLETE, SHARD, [request("w1", held(task))])
+    async with anyio.create_task_group() as group:
+        group.start_soon(cancel)
+        await eventually(lambda: is_blocked(watcher))
+        await connection.execute("COMMIT")
+    assert told[0].facts["state"] == "COMPLETED"
+    assert await state_of(connection, task_id) == State.COMPLETED
+
+
+# retries ----------------------------------------------------------------------
+
+
+async def test_a_failed_task_is_redriven_to_its_old_place(
+    store: Store, connection: Connection
+) -> None:
+    task_id = await in_state(store, State.FAILED)
+    await create(store, {})
+    await connection.execute("UPDATE fetchlock.open_task SET expiries = 4")
+    batch = await store.retries(task_id, 3)
+    row = await row_of(connection, task_id)
+    answer = answer_of(batch)
+    assert (answer["state"], answer["retries"]) == ("CREATED", 3)
+    assert [tuple(wake) for wake in batch.wakes] == [(row["lane_id"], row["position"], True)]
+    assert (row["retries"], row["expiries"], row["failures"]) == (3, 0, 1)
+    first, _ = await lock(store, 2)
+    assert first["id"] == task_id
+
+
+async def test_elsewhere_the_number_alone_changes(store: Store, connection: Connection) -> None:
+    for state in (State.READY, State.DELAYED, State.LOCKED):
+        task_id = await in_state(store, state)
+        before = await row_of(connection, task_id)
+        answer = answer_of(await store.retries(task_id, 77))
+        after = await row_of(connection, task_id)
+        assert {name for name in before if before[name] != after[name]} == {"retries"}
+        assert (answer["state"], answer["retries"]) == (API_STATES[state], 77)
+        await connection.execute("DELETE FROM fetchlock.open_task")
+
+
+async def test_a_number_too_large_for_postgresql_is_invalid(store: Store) -> None:
+    task_id = await in_state(store, State.READY)
+    with pytest.raises(Invalid):
+        await store.retries(task_id, 2**31)
+
+
+# retry-timeout ----------------------------------------------------------------
+
+
+async def test_a_wait_is_moved(store: Store, connection: Connection) -> None:
+    task_id = await in_state(store, State.DELAYED)
+    for retry_timeout_ms in (5_000, 500_000):
+        batch = await store.retry_timeout(task_id, retry_timeout_ms)
+        row = await row_of(connection, task_id)
+        now = await connection.fetchval("SELECT clock_timestamp()")
+        assert batch.due_in_ms == retry_timeout_ms
+        assert batch.wakes == []
+        assert 0 < (row["available_at"] - now).total_seconds() <= retry_timeout_ms / 1000
+        assert set(answer_of(batch)) == {"availableAt"}
+
+
+async def test_a_wait_of_nothing_is_over(store: Store, connection: Connection) -> None:
+    task_id = await in_state(store, State.DELAYED)
+    batch = await store.retry_timeout(task_id, 0)
+    row = await row_of(connection, task_id)
+    assert row["state"] == State.READY
+    assert [tuple(wake) for wake in batch.wakes] == [(row["lane_id"], row["position"], True)]
+    assert [task["id"] for task in await lock(store)] == [task_id]

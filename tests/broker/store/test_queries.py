@@ -1,0 +1,71 @@
+"""The files of sql/queries: each says what it is, and says the truth.
+
+This stands in for a generator of typed queries: whoever changes a statement
+and forgets its first lines is told here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Final
+
+import asyncpg
+import pytest
+
+from broker.store import Store, queries
+from broker.store.queries import SQL_ROOT
+
+Connection = asyncpg.Connection
+
+FILES: Final = {
+    path.stem: path.read_text(encoding="utf-8")
+    for path in sorted((SQL_ROOT / "queries").glob("*.sql"))
+}
+
+_CACHED_BYTES_MAX: Final = 15 * 1024
+"""asyncpg prepares longer statements anew each time, without a word."""
+
+_PARAMETER = re.compile(r"\$(\d+) \w+ ((?:double precision|[a-z]+)(?:\[\])?)(?=,|$)")
+
+
+def parameters_said(text: str) -> list[str]:
+    """The types that the first lines of a file give for $1, $2, …"""
+    said: list[str] = []
+    for line in text.splitlines()[1:]:
+        found = _PARAMETER.findall(line) if line.startswith("-- $") else []
+        if not found:
+            break
+        for number, type_name in found:
+            assert int(number) == len(said) + 1
+            said.append(type_name)
+    return said
+
+
+@pytest.mark.parametrize("name", FILES)
+async def test_a_file_says_what_it_is_and_what_it_takes(connection: Connection, name: str) -> None:
+    text = FILES[name]
+    assert re.match(rf"-- {name}: \S.*\.\n", text)
+    assert len(text.encode()) < _CACHED_BYTES_MAX
+    await connection.execute(f"PREPARE said AS {text}")
+    taken = await connection.fetchval(
+        "SELECT parameter_types::regtype[]::text[] FROM pg_prepared_statements WHERE name = 'said'"
+    )
+    assert parameters_said(text) == taken
+
+
+def test_every_file_is_a_constant_and_every_constant_a_file() -> None:
+    constants = {
+        name.lower(): text
+        for name, text in vars(queries).items()
+        if name.isupper() and isinstance(text, str)
+    }
+    assert constants == FILES
+
+
+def test_every_statement_is_run_under_its_own_name() -> None:
+    """In figures and logs a statement has the name of its file."""
+    source = inspect.getsource(Store)
+    ran = re.findall(r'self\._fetch\(\s*"(\w+)", queries\.(\w+)', source)
+    assert all(name.upper() == constant for name, constant in ran)
+    assert {name for name, _ in ran} == set(FILES)

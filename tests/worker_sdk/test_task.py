@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+
+from worker_sdk import NewTask, Task
+from worker_sdk._wire import TASK
+
+
+def test_unknown_members_are_skipped_and_missing_ones_have_defaults() -> None:
+    task = TASK.decode(b'{"id":"1","topic":"t","fromTheFuture":{"x":[1]}}')
+    assert (task.id, task.topic, task.variables, task.lock_token) == ("1", "t", {}, None)
+
+
+def test_instants_are_aware() -> None:
+    task = TASK.decode(b'{"id":"1","topic":"t","createdAt":"2026-11-22T10:00:00.25Z"}')
+    assert task.created_at == datetime(2026, 11, 22, 10, 0, 0, 250_000, tzinfo=UTC)
+
+
+def test_task_is_frozen_but_can_be_told_to_stop() -> None:
+    task = Task(id="1", topic="t")
+    with pytest.raises(AttributeError):
+        task.state = "COMPLETED"  # type: ignore[misc]
+    assert not task.cancelled
+    task.stop_requested.set()
+    assert task.cancelled
+
+
+def test_tasks_do_not_share_what_can_change() -> None:
+    one, other = Task(id="1", topic="t"), Task(id="1", topic="t")
+    one.stop_requested.set()
+    one.variables["x"] = 1
+    assert not other.cancelled
+    assert other.variables == {}
+
+
+def test_new_task_sends_only_what_was_said() -> None:
+    assert msgspec.json.encode(NewTask("t", delay_ms=0)) == b'{"topic":"t","delayMs":0}'
