@@ -34,6 +34,9 @@ from broker.store import (
 _PING_S: Final = 1.0
 """A probe's answer is good for this long: probes must not load a database that is in trouble."""
 
+_CLOSE_S: Final = 2.0
+"""For PostgreSQL to take its leave."""
+
 _PARTITIONS_S: Final = 3_600.0
 """Partitions are made weeks ahead, so once an hour is plenty, even through a long outage."""
 
@@ -197,4 +200,8 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
             yield core
             group.cancel_scope.cancel()
     finally:
+        # In good order, because a loop that is closed under live connections may never end; but a
+        # database that does not answer must not hold the process either.
+        with anyio.move_on_after(_CLOSE_S, shield=True):
+            await pool.close()
         pool.terminate()
