@@ -51,7 +51,8 @@ def map_exceptions() -> Iterator[None]:
         asyncpg.InterfaceError,
         # What asyncpg makes of a connection that PostgreSQL ended a moment ago.
         asyncpg.InternalClientError,
-        asyncpg.ObjectInUseError,
+        # Also what a database says that does not accept connections for now.
+        asyncpg.ObjectNotInPrerequisiteStateError,
         asyncpg.InvalidCatalogNameError,
         # Met during a failover, on the server that is no longer, or not yet, the one to write to.
         asyncpg.ReadOnlySQLTransactionError,

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -42,6 +43,39 @@ async def watcher(database_url: str) -> AsyncIterator[asyncpg.Connection]:
     opened = await asyncpg.connect(database_url)
     yield opened
     opened.terminate()
+
+
+class Outage:
+    """Takes the test's database away from everybody who uses it, and gives it back."""
+
+    def __init__(self, server: asyncpg.Connection, database: str) -> None:
+        self._server = server
+        self._database = database
+
+    async def begin(self) -> None:
+        """End all connections; no other can be made."""
+        await self._accept(False)
+        await self._server.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = $1",
+            self._database,
+        )
+
+    async def end(self) -> None:
+        """It is there again."""
+        await self._accept(True)
+
+    async def _accept(self, accepts: bool) -> None:
+        await self._server.execute(
+            f"ALTER DATABASE {self._database} WITH ALLOW_CONNECTIONS {accepts}"
+        )
+
+
+@pytest.fixture
+async def outage(server_url: str, database_url: str) -> AsyncIterator[Outage]:
+    """An outage of this test's database, which the test begins."""
+    server = await asyncpg.connect(server_url)
+    yield Outage(server, urlsplit(database_url).path.removeprefix("/"))
+    server.terminate()
 
 
 class Statements:

@@ -10,7 +10,8 @@ from broker.core import Core, open_core
 from broker.errors import TaskNotFound, Unavailable
 from broker.settings import Settings
 from broker.store import ListFilters
-from tests.broker.conftest import Statements
+from tests.broker.conftest import Outage, Statements
+from tests.eventually import eventually
 from tests.factories import creation, decoded
 
 
@@ -39,11 +40,23 @@ async def test_probes_share_a_ping(core: Core, statements: Statements) -> None:
 
 
 async def test_it_is_not_ready_while_the_database_is_away(
-    core: Core, monkeypatch: pytest.MonkeyPatch
+    core: Core, outage: Outage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(core_module, "_PING_S", 0.0)
-    core._store._pool.terminate()
-    assert await core.unready_reason() == "the database does not answer"
+    monkeypatch.setattr(core_module, "_PING_S", 0.1)
+    await outage.begin()
+
+    async def is_unready() -> bool:
+        return await core.unready_reason() == "the database does not answer"
+
+    async def is_ready() -> bool:
+        return await core.unready_reason() is None
+
+    await eventually(is_unready)
+    with pytest.raises(Unavailable):
+        await core.create(creation({}))
+    await outage.end()
+    await eventually(is_ready)
+    assert (await core.create(creation({}))).refused == 0
 
 
 async def test_it_is_not_ready_once_it_stops(core: Core) -> None:

@@ -20,10 +20,11 @@ import pytest
 from broker import dispatcher as dispatcher_module
 from broker.core import Core, open_core
 from broker.dispatcher import Delivery
+from broker.dispatcher import deadlines as deadlines_module
 from broker.errors import TooManyRequests, Unavailable
 from broker.settings import Settings
 from broker.task import State
-from tests.broker.conftest import Statements
+from tests.broker.conftest import Outage, Statements
 from tests.eventually import eventually
 from tests.factories import (
     Client,
@@ -47,6 +48,13 @@ Connection = asyncpg.Connection
 def only_woken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask for it before `core`: no second look happens during this test."""
     monkeypatch.setattr(dispatcher_module, "_SECOND_LOOK_S", (3_600.0, 3_600.0))
+
+
+@pytest.fixture
+def without_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask for it before `core`: it sweeps only at the deadlines that it knows of."""
+    for module in (dispatcher_module, deadlines_module):
+        monkeypatch.setattr(module, "TICK_S", 3_600.0)
 
 
 @pytest.fixture
@@ -240,7 +248,9 @@ async def test_a_delayed_start_wakes_a_parked_poll(
     assert polls.ids == created
 
 
-async def test_a_retry_timeout_wakes_a_parked_poll(only_woken: None, core: Core) -> None:
+async def test_a_retry_timeout_wakes_a_parked_poll(
+    only_woken: None, without_ticks: None, core: Core
+) -> None:
     created = await create(core, {})
     [task] = decoded((await poll(core.dispatcher)).body)
     polls = Polls()
@@ -252,7 +262,9 @@ async def test_a_retry_timeout_wakes_a_parked_poll(only_woken: None, core: Core)
     assert polls.ids == created
 
 
-async def test_a_moved_retry_timeout_wakes_a_parked_poll(only_woken: None, core: Core) -> None:
+async def test_a_moved_retry_timeout_wakes_a_parked_poll(
+    only_woken: None, without_ticks: None, core: Core
+) -> None:
     created = await create(core, {"delayMs": 3_600_000}, {"delayMs": 3_600_000})
     polls = Polls()
     async with anyio.create_task_group() as group:
@@ -276,7 +288,9 @@ async def test_a_redriven_task_wakes_a_parked_poll(only_woken: None, core: Core)
     assert polls.ids == created
 
 
-async def test_an_expired_lock_wakes_a_parked_poll(only_woken: None, core: Core) -> None:
+async def test_an_expired_lock_wakes_a_parked_poll(
+    only_woken: None, without_ticks: None, core: Core
+) -> None:
     created = await create(core, {})
     await poll(core.dispatcher, subscriptions=subscribe(lock_duration_ms=150))
     polls = Polls()
@@ -286,7 +300,9 @@ async def test_an_expired_lock_wakes_a_parked_poll(only_woken: None, core: Core)
     assert polls.ids == created
 
 
-async def test_a_shortened_lock_wakes_a_parked_poll(only_woken: None, core: Core) -> None:
+async def test_a_shortened_lock_wakes_a_parked_poll(
+    only_woken: None, without_ticks: None, core: Core
+) -> None:
     created = await create(core, {})
     [task] = decoded((await poll(core.dispatcher)).body)
     polls = Polls()
@@ -564,11 +580,30 @@ async def test_a_claim_whose_connection_dies_is_made_again(
     assert polls.ids == created
 
 
-async def test_who_does_not_park_is_told_that_the_database_is_away(core: Core) -> None:
+async def test_an_outage_is_told_to_who_does_not_park_and_waited_out_by_who_does(
+    core: Core, outage: Outage
+) -> None:
     await create(core, {})
-    core._store._pool.terminate()
-    with pytest.raises(Unavailable):
-        await poll(core.dispatcher, timeout_ms=0)
+    await poll(core.dispatcher)
+    polls = Polls()
+    async with anyio.create_task_group() as group:
+        group.start_soon(polls.run, core)
+        await parked(core, 1)
+        await outage.begin()
+        with pytest.raises(Unavailable):
+            await poll(core.dispatcher, timeout_ms=0)
+        await outage.end()
+        created: list[str] = []
+
+        async def is_back() -> bool:
+            try:
+                created.extend(await create(core, {}))
+            except Unavailable:
+                return False
+            return True
+
+        await eventually(is_back)
+    assert polls.ids == created[:1]
 
 
 async def test_a_mistake_in_a_loop_ends_the_broker(
