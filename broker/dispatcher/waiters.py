@@ -278,11 +278,9 @@ class Waiters:
             view.is_claimed = True
             news[lane.lane_id] = view.news
             names = None if wish.variables is None else msgspec.json.encode(wish.variables).decode()
+            about = wish.lock_duration_ms, names, self._lanes.members_json(lane.lane_id)
             for returned, floor in ((True, view.returned), (False, view.fresh)):
-                start = floor.scan_from(now_s)
-                scans.append(
-                    Scan(lane.lane_id, rank, returned, start, wish.lock_duration_ms, names)
-                )
+                scans.append(Scan(lane.lane_id, rank, returned, floor.scan_from(now_s), *about))
         claim = Claim(
             scans,
             [waiter.worker_id for waiter in waiters],

@@ -12,6 +12,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
+import orjson
+
 PRIORITIES_MAX: Final = 256
 """Distinct priorities of one topic: a fetch visits lanes one by one, so they must stay few."""
 
@@ -24,6 +26,16 @@ class Lane(NamedTuple):
     process_definition_id: str
     priority: int
 
+    def members_json(self) -> str:
+        """What the lane gives each of its tasks, as members of the task's JSON object."""
+        members = {
+            "topic": self.topic,
+            "priority": self.priority,
+            "processDefinitionId": self.process_definition_id or None,
+            "tenantId": None,
+        }
+        return orjson.dumps(members).decode()[1:-1]
+
 
 class Lanes:
     """Every lane by its id and by its topic."""
@@ -31,6 +43,7 @@ class Lanes:
     def __init__(self) -> None:
         self._by_id: dict[int, Lane] = {}
         self._by_topic: defaultdict[str, list[Lane]] = defaultdict(list)
+        self._members_json: dict[int, str] = {}
         self.last_id = 0
 
     def add(self, lanes: Iterable[Lane]) -> None:
@@ -39,6 +52,7 @@ class Lanes:
             if lane.lane_id not in self._by_id:
                 self._by_id[lane.lane_id] = lane
                 self._by_topic[lane.topic].append(lane)
+                self._members_json[lane.lane_id] = lane.members_json()
                 self.last_id = max(self.last_id, lane.lane_id)
 
     def since(self, count: int) -> list[Lane]:
@@ -50,6 +64,10 @@ class Lanes:
     def get(self, lane_id: int) -> Lane | None:
         """The lane with this id, if this process knows it."""
         return self._by_id.get(lane_id)
+
+    def members_json(self, lane_id: int) -> str:
+        """`Lane.members_json` of a known lane, put together once."""
+        return self._members_json[lane_id]
 
     def count_after(self, lane_id: int) -> int:
         """How many known lanes have a higher id."""

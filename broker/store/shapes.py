@@ -46,6 +46,7 @@ class Scan(NamedTuple):
     floor: int
     lock_duration_ms: int
     wanted_variables: str | None
+    lane_json: str
 
 
 class Claim(NamedTuple):

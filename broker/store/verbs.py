@@ -143,10 +143,12 @@ class Store:
         shares: list[int] = []
         for tasks in claim.tasks_max:
             shares.append((shares[-1] if shares else 0) + tasks)
-        lane_ids, ranks, returned, floors, durations_ms, wanted = zip(*claim.scans, strict=True)
+        lane_ids, ranks, returned, floors, durations_ms, wanted, lanes_json = zip(
+            *claim.scans, strict=True
+        )
         [row] = await self._fetch(
             "fetch_and_lock", queries.FETCH_AND_LOCK, SHARD, lane_ids, ranks, returned, floors,
-            durations_ms, wanted, claim.worker_ids, shares, _REPLY_BYTES_MAX,
+            durations_ms, wanted, lanes_json, claim.worker_ids, shares, _REPLY_BYTES_MAX,
         )  # fmt: skip
         tips = []
         locked = 0

@@ -19,11 +19,11 @@ WITH request AS MATERIALIZED (
            || substr(gen_random_uuid()::text, 20, 13) AS stem
 ), item AS MATERIALIZED (
     SELECT
-        r.request, e.item, f.*, l.lane_id,
+        r.request, row_number() OVER () AS item, f.*, l.lane_id,
         (s.stem || lpad(to_hex(row_number() OVER ()), 4, '0'))::uuid AS id,
         coalesce(f."availableAt", now() + f."delayMs" * interval '1 millisecond', now())
             AS available_at,
-        CASE WHEN f."uniqueKey" IS NOT NULL THEN md5(e.task::text) END AS fingerprint,
+        CASE WHEN f."uniqueKey" IS NOT NULL THEN md5(f::text) END AS fingerprint,
         CASE
             WHEN f."delayMs" IS NOT NULL AND f."availableAt" IS NOT NULL
                 THEN 'delayMs and availableAt exclude each other'
@@ -34,8 +34,7 @@ WITH request AS MATERIALIZED (
              ELSE '/topic' END AS refused_member
     FROM stem s
     CROSS JOIN request r
-    CROSS JOIN LATERAL json_array_elements(r.tasks) WITH ORDINALITY AS e (task, item)
-    CROSS JOIN LATERAL json_to_record(e.task) AS f (
+    CROSS JOIN LATERAL json_to_recordset(r.tasks) AS f (
         topic text, variables json, priority integer, "businessKey" text, retries integer,
         "delayMs" bigint, "availableAt" timestamptz, "uniqueKey" text, "processInstanceId" text,
         "processDefinitionId" text, "processDefinitionKey" text, "activityId" text,

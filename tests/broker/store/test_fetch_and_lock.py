@@ -34,7 +34,7 @@ Connection = asyncpg.Connection
 def claim(store: Store, *tasks_max: int, floor: int = 0) -> Claim:
     """A claim over all lanes of the topic `t`, in one rank, for workers w0, w1, …"""
     scans = [
-        Scan(lane.lane_id, 0, returned, floor, 60_000, None)
+        Scan(lane.lane_id, 0, returned, floor, 60_000, None, lane.members_json())
         for lane in store.lanes.of_topic("t")
         for returned in (True, False)
     ]

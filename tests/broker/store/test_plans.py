@@ -137,7 +137,8 @@ def arguments(name: str, ids: list[str]) -> list[Any]:
         "fail": [_request(ids, errorMessage="m"), 1_000.0, 2.0, 300_000.0],
         "fetch_and_lock": [
             [*lanes, *lanes], [n % 2 for n in lanes] * 2, [True] * 10 + [False] * 10,
-            [500_000] * 20, [60_000] * 20, [None] * 20, ["w1", "w2"], [5, 10], 2**24,
+            [500_000] * 20, [60_000] * 20, [None] * 20, ['"topic":"t"'] * 20,
+            ["w1", "w2"], [5, 10], 2**24,
         ],
         "first_tasks": [[f"key-{n}" for n in range(10)]],
         "finished_tasks": [ids],
