@@ -61,7 +61,7 @@ class Core:
             # The other verbs must find a connection, too.
             claims_max=max(1, settings.pool_size - 1),
         )
-        self._create = Batcher(store.create, self._changed)
+        self._create = Batcher(self.dispatcher.create, self._changed)
         self._complete = Batcher(store.complete, self._finished)
         self._fail = Batcher(store.fail, self._changed)
         self._bpmn_error = Batcher(store.bpmn_error, self._finished)

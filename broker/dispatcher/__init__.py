@@ -30,7 +30,7 @@ from broker.dispatcher.deadlines import TICK_S, Deadlines
 from broker.dispatcher.waiter import Caller, Subscription, Waiter
 from broker.dispatcher.waiters import RunningClaim, Waiters
 from broker.errors import TooManyRequests, Unavailable
-from broker.store import Batch, Results, Retryable, Store, Wake, Wakeups
+from broker.store import Batch, Granted, Results, Retryable, Store, Wake, Wakeups
 
 __all__ = ["Caller", "Delivery", "Dispatcher", "Subscription"]
 
@@ -50,6 +50,19 @@ _SWEEP_ALL_S: Final = 60.0
 """A sweep looks at all deadlines this often: see floors.py."""
 
 _log = structlog.stdlib.get_logger(__name__)
+
+
+class _New(msgspec.Struct):
+    """Of a task to create, what says who may wait for it."""
+
+    topic: str
+
+
+class _Creation(msgspec.Struct):
+    tasks: list[_New]
+
+
+_creation = msgspec.json.Decoder(_Creation)
 
 
 class _Held(msgspec.Struct, rename="camel"):
@@ -169,6 +182,30 @@ class Dispatcher:
             with anyio.CancelScope(shield=True):
                 await waiter.settled.wait()
 
+    async def create(self, requests: Sequence[str]) -> Batch:
+        """Create tasks, and lock those at once for which somebody waits: one statement for both.
+
+        A batch makes one offer, to those who wait for the first task of a request; whoever else
+        waits is woken, as by any news. Raises what `Store.create` does.
+        """
+        offer = None
+        if len(self._waiters):
+            topics = dict.fromkeys(_creation.decode(text).tasks[0].topic for text in requests)
+            offer = self._waiters.offer(topics, time.monotonic())
+        if offer is None:
+            return await self._store.create(requests)
+        granted = None
+        try:
+            batch = await self._store.create(requests, offer.claim)
+            granted = batch.granted
+        finally:
+            if granted is None:
+                self._waiters.withdraw(offer)
+            else:
+                self._settle(offer, granted)
+            self._has_work.set()
+        return batch
+
     def wake(self, wakes: Iterable[Wake], due_in_ms: float | None = None) -> None:
         """This process put work on lanes, or set a deadline."""
         wakes = list(wakes)
@@ -226,15 +263,18 @@ class Dispatcher:
             self._waiters.fail(running, Unavailable("the broker is stopping"))
             raise
         else:
-            self._waiters.settle(running, granted, time.monotonic())
-            if granted.locked:
-                self._expect(min(scan.lock_duration_ms for scan in running.claim.scans))
-            elif granted.seen:
+            self._settle(running, granted)
+            if granted.seen and not granted.locked:
                 pause_s = _CONTENDED_S
         if pause_s:
             await anyio.sleep(pause_s)
         self._running -= 1
         self._has_work.set()
+
+    def _settle(self, running: RunningClaim, granted: Granted) -> None:
+        self._waiters.settle(running, granted, time.monotonic())
+        if granted.locked:
+            self._expect(min(scan.lock_duration_ms for scan in running.claim.scans))
 
     # 2. Deadlines -----------------------------------------------------------
 

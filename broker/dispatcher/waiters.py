@@ -37,6 +37,9 @@ CLAIM_TASKS_MAX: Final = 1_000
 CLAIM_WAITERS_MAX: Final = 100
 """Waiters served by one statement: one created task must not cost ten thousand waiters a look."""
 
+OFFER_GROUPS_MAX: Final = 100
+"""Groups on one topic or lane among whom the first is looked for, before every create."""
+
 DRY_FOR_S: Final = 1.5
 """How long a lane that nobody looks at is believed to be dry."""
 
@@ -255,6 +258,23 @@ class Waiters:
             heappush(self._due, entry)
         return running
 
+    def offer(self, topics: Iterable[str], now_s: float) -> RunningClaim | None:
+        """A claim on tasks that are about to be created on these topics, if anybody can make it.
+
+        Only who would be served first by a look at any of its lanes can: nobody came to one of
+        them before, and as far as is known nothing is there. The create makes sure of that.
+        """
+        for topic in topics:
+            groups = self._by_topic.get(topic, ())
+            if not 0 < len(groups) <= OFFER_GROUPS_MAX:
+                continue
+            group = min(groups, key=lambda group: group.first.arrival)
+            if group.lanes and not group.is_due and self._is_dry(group, now_s):
+                views = [self._views[lane.lane_id] for lane, _, _ in group.lanes]
+                if all(not view.is_claimed and _is_first(group, view) for view in views):
+                    return self._start(group, now_s)
+        return None
+
     def _is_dry(self, group: _Group, now_s: float) -> bool:
         """Whether a claim would find nothing, and nobody needs to be told so."""
         return not group.impatient and all(
@@ -334,6 +354,10 @@ class Waiters:
             if not waiter.settled.is_set():
                 waiter.error = error
                 waiter.is_leaving = True
+        self.withdraw(running)
+
+    def withdraw(self, running: RunningClaim) -> None:
+        """A claim brought nothing, and says nothing of its lanes."""
         self._end(running)
         self._make_due(running.group)
 
@@ -345,3 +369,10 @@ class Waiters:
         for waiter in {*running.waiters, *running.impatient}:
             if (waiter.tasks or waiter.is_leaving) and not waiter.settled.is_set():
                 self._remove(running.group, waiter)
+
+
+def _is_first(group: _Group, view: _View) -> bool:
+    """Whether nobody has waited longer on this lane."""
+    return len(view.groups) <= OFFER_GROUPS_MAX and all(
+        group.first.arrival <= other.first.arrival for other in view.groups
+    )

@@ -28,6 +28,14 @@ def wakes(row: Any, *, returned: bool) -> list[Wake]:
     ]
 
 
+def bodies(waiters: Any, texts: Any, counts: Any) -> dict[int, tuple[bytes, int]]:
+    """What each waiter got, by its place: a JSON array of tasks, and how many they are."""
+    return {
+        waiter - 1: (text.encode(), count)
+        for waiter, text, count in zip(waiters or (), texts or (), counts or (), strict=True)
+    }
+
+
 def answer_duplicate(answer: dict[str, Any], first: Any) -> None:
     fingerprint = answer.pop("fingerprint")
     if first is not None and first["fingerprint"] == fingerprint:

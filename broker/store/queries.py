@@ -6,6 +6,7 @@ asyncpg meets the same text each time: it caches prepared statements by text.
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
@@ -19,10 +20,16 @@ def _load(name: str) -> str:
     return (SQL_ROOT / "queries" / f"{name}.sql").read_text(encoding="utf-8")
 
 
+_BORN_LOCKED: Final = re.compile(
+    r"^ *-- <born locked>$.*?^ *-- </born locked>$\n", re.MULTILINE | re.DOTALL
+)
+
 BPMN_ERROR: Final = _load("bpmn_error")
 CANCEL: Final = _load("cancel")
 COMPLETE: Final = _load("complete")
 CREATE: Final = _load("create")
+CREATE_UNLOCKED: Final = _BORN_LOCKED.sub("", CREATE)
+"""The same where nobody waits for the tasks."""
 EXTEND_LOCK: Final = _load("extend_lock")
 FAIL: Final = _load("fail")
 FETCH_AND_LOCK: Final = _load("fetch_and_lock")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple
+from itertools import accumulate
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from broker.store.cursor import HIGHEST_ID, LOWEST_ID, Cursor, first_id
@@ -28,15 +29,6 @@ class Wake(NamedTuple):
     returned: bool
 
 
-class Batch(NamedTuple):
-    """The results of a batch in the order of its requests, and whom they concern."""
-
-    results: list[Results]
-    wakes: list[Wake]
-    due_in_ms: float | None
-    """When the first deadline that the batch set comes up."""
-
-
 class Scan(NamedTuple):
     """One stretch of one lane: its tasks beyond `floor`, fresh or returned."""
 
@@ -56,6 +48,11 @@ class Claim(NamedTuple):
     worker_ids: Sequence[str]
     tasks_max: Sequence[int]
 
+    def columns(self) -> tuple[Sequence[Any], ...]:
+        """The scans member by member, the worker ids, and the shares: after how many tasks the
+        turn of each waiter is over."""
+        return *zip(*self.scans, strict=True), self.worker_ids, list(accumulate(self.tasks_max))
+
 
 class Granted(NamedTuple):
     """What a claim came to."""
@@ -66,6 +63,17 @@ class Granted(NamedTuple):
     locked: int
     tips: list[tuple[int, bool, int]]
     """Lane, returned, last position that was locked."""
+
+
+class Batch(NamedTuple):
+    """The results of a batch in the order of its requests, and whom they concern."""
+
+    results: list[Results]
+    wakes: list[Wake]
+    due_in_ms: float | None
+    """When the first deadline that the batch set comes up."""
+    granted: Granted | None = None
+    """Of a create with an offer: what its waiters got."""
 
 
 class Swept(NamedTuple):

@@ -12,21 +12,18 @@ or was cut off in a rare end, after its first statement had done it all.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-import asyncpg
 import msgspec
 import orjson
 
 from broker import metrics
-from broker.errors import Conflict, Invalid, LockLost, TaskNotFound, Unavailable
-from broker.settings import Settings
+from broker.errors import Conflict, Invalid, LockLost, TaskNotFound
 from broker.store import answers, queries
 from broker.store.cursor import Cursor
-from broker.store.lanes import PRIORITIES_MAX, Lane, Lanes
-from broker.store.pool import Pool, map_exceptions
+from broker.store.database import SHARD, Database
+from broker.store.lanes import PRIORITIES_MAX
 from broker.store.shapes import (
     Batch,
     Claim,
@@ -37,21 +34,11 @@ from broker.store.shapes import (
     Wake,
 )
 
-SHARD: Final = 0
-"""All tasks of one database are on one shard until there are several databases."""
-
 _LISTED_MAX: Final = 10_000
 """Tasks that one page of a search looks at: some 50 ms, so that no filter can hurt the database."""
 
 _REPLY_BYTES_MAX: Final = 16 * 1024 * 1024
 """A claim stops here (but gives one task at least): what is locked must also fit into memory."""
-
-_LANES_OVERLAP: Final = 1_024
-"""Lanes are numbered before they are committed: the last ones, as many as a few requests at once
-may make, are looked at again."""
-
-_LANES_TRUSTED_S: Final = 60.0
-"""All lanes are counted this often."""
 
 _SWEPT_MAX: Final = 1_000
 """Deadlines dealt with by one statement, so that a storm of them does not hold locks for long."""
@@ -68,35 +55,22 @@ _STATES: Final = {
 }
 
 
-class Store:
+class Store(Database):
     """The tasks of one database."""
-
-    def __init__(self, pool: Pool, settings: Settings) -> None:
-        self._pool = pool
-        self._settings = settings
-        self.lanes = Lanes()
-        self._trust_lanes_until_s = 0.0
-
-    async def _fetch(self, name: str, query: str, *args: Any) -> list[Any]:
-        started_at = time.perf_counter()
-        with map_exceptions():
-            try:
-                rows: list[Any] = await self._pool.fetch(query, *args)
-            except asyncpg.InvalidAuthorizationSpecificationError as error:
-                # A role that was right at the start: somebody is changing it, and may be done soon.
-                raise Unavailable(f"the database refuses: {error}") from error
-        metrics.DB_QUERY.labels(name).observe(time.perf_counter() - started_at)
-        return rows
 
     # Creating ---------------------------------------------------------------
 
-    async def create(self, requests: Sequence[str]) -> Batch:
-        """Create tasks. A request is `{"tasks": […]}`."""
-        retries = self._settings.retry_attempts
-        rows = await self._fetch("create", queries.CREATE, SHARD, requests, retries, False)
+    async def create(self, requests: Sequence[str], offer: Claim | None = None) -> Batch:
+        """Create tasks. A request is `{"tasks": […]}`.
+
+        To the waiters of an offer go those of the new tasks that are next in turn: born locked.
+        """
+        rows = await self._create(requests, offer, lanes_are_final=False)
         if rows[0]["missing_lanes"]:
             await self._make_lanes(requests)
-            rows = await self._fetch("create", queries.CREATE, SHARD, requests, retries, True)
+            # The offer was made before these lanes were known, one of which may come first.
+            rows = await self._create(requests, None, lanes_are_final=True)
+            offer = None
         first = rows[0]
         await self._know(first["lanes"] or ())
         for lane_id, count in zip(first["lanes"] or (), first["counts"] or (), strict=True):
@@ -104,7 +78,21 @@ class Store:
         results = [answers.results(row) for row in rows]
         if any(result.refused for result in results):
             results = await self._with_first_tasks(results)
-        return Batch(results, answers.wakes(first, returned=False), first["due_ms"])
+        wakes = answers.wakes(first, returned=False)
+        granted = None
+        if offer:
+            locked = self._count_fetched(first["lanes"], first["locked"])
+            bodies = answers.bodies(first["waiters"], first["bodies"], first["delivered"])
+            granted = Granted(bodies, locked + first["has_older"], locked, [])
+        return Batch(results, wakes, first["due_ms"], granted)
+
+    async def _create(
+        self, requests: Sequence[str], offer: Claim | None, *, lanes_are_final: bool
+    ) -> list[Any]:
+        args = SHARD, requests, self._settings.retry_attempts, lanes_are_final
+        if offer is None:
+            return await self._fetch("create", queries.CREATE_UNLOCKED, *args)
+        return await self._fetch("create", queries.CREATE, *args, *offer.columns())
 
     async def _make_lanes(self, requests: Sequence[str]) -> None:
         limit = self._settings.topic_length_max
@@ -140,32 +128,15 @@ class Store:
 
     async def fetch_and_lock(self, claim: Claim) -> Granted:
         """Lock tasks of these lanes for these waiters, in turn."""
-        shares: list[int] = []
-        for tasks in claim.tasks_max:
-            shares.append((shares[-1] if shares else 0) + tasks)
-        lane_ids, ranks, returned, floors, durations_ms, wanted, lanes_json = zip(
-            *claim.scans, strict=True
-        )
         [row] = await self._fetch(
-            "fetch_and_lock", queries.FETCH_AND_LOCK, SHARD, lane_ids, ranks, returned, floors,
-            durations_ms, wanted, lanes_json, claim.worker_ids, shares, _REPLY_BYTES_MAX,
-        )  # fmt: skip
-        tips = []
-        locked = 0
-        for lane_id, was_returned, position, tasks in zip(
-            row["lane_ids"] or (), row["returned"] or (), row["positions"] or (),
-            row["tasks"] or (), strict=True,
-        ):  # fmt: skip
-            tips.append((lane_id, was_returned, position))
-            locked += tasks
-            metrics.TASKS_FETCHED.labels(self._topic(lane_id)).inc(tasks)
-        bodies = {
-            waiter - 1: (body.encode(), count)
-            for waiter, body, count in zip(
-                row["waiters"] or (), row["bodies"] or (), row["counts"] or (), strict=True
-            )
-        }
-        return Granted(bodies, row["seen"], locked, tips)
+            "fetch_and_lock", queries.FETCH_AND_LOCK, SHARD, *claim.columns(), _REPLY_BYTES_MAX
+        )
+        locked = self._count_fetched(row["lane_ids"], row["tasks"])
+        bodies = answers.bodies(row["waiters"], row["bodies"], row["counts"])
+        tips = zip(
+            row["lane_ids"] or (), row["returned"] or (), row["positions"] or (), strict=True
+        )
+        return Granted(bodies, row["seen"], locked, list(tips))
 
     async def complete(self, requests: Sequence[str]) -> Batch:
         """Finish tasks with a result."""
@@ -346,30 +317,6 @@ class Store:
             self._trust_lanes(after)
         return row["lane_ids"] or [], has_new_lanes
 
-    async def load_lanes(self) -> list[Lane]:
-        """Learn the lanes that others made; answer the new ones."""
-        after = self._known_for_sure
-        rows = await self._fetch("load_lanes", queries.LOAD_LANES, SHARD, after)
-        self._trust_lanes(after)
-        loaded = [Lane(*row.values()) for row in rows]
-        new = [lane for lane in loaded if self.lanes.get(lane.lane_id) is None]
-        self.lanes.add(new)
-        return new
-
-    @property
-    def _known_for_sure(self) -> int:
-        """The lanes up to this one are known: whatever is numbered so low was committed long ago.
-
-        Once a minute nothing is sure: a transaction may have hung while others made many lanes.
-        """
-        if time.monotonic() >= self._trust_lanes_until_s:
-            return 0
-        return max(0, self.lanes.last_id - _LANES_OVERLAP)
-
-    def _trust_lanes(self, after: int) -> None:
-        if after == 0:
-            self._trust_lanes_until_s = time.monotonic() + _LANES_TRUSTED_S
-
     async def make_partitions(self) -> int:
         """Have room for the coming weeks; answer how many partitions were made."""
         [row] = await self._fetch("make_partitions", queries.MAKE_PARTITIONS)
@@ -380,17 +327,12 @@ class Store:
         """Raise `Unavailable` where the database does not answer."""
         await self._fetch("ping", "SELECT 1")
 
-    # Lanes and figures ------------------------------------------------------
+    # Figures ------------------------------------------------------------
 
-    async def _know(self, lane_ids: Iterable[int]) -> None:
-        if any(self.lanes.get(lane_id) is None for lane_id in lane_ids):
-            await self.load_lanes()
-        if any(self.lanes.get(lane_id) is None for lane_id in lane_ids):
-            self._trust_lanes_until_s = 0.0
-            await self.load_lanes()
-
-    def _topic(self, lane_id: int) -> str:
-        return metrics.topic_label(self.lanes.topic_of(lane_id))
+    def _count_fetched(self, lane_ids: Sequence[int] | None, counts: Sequence[int] | None) -> int:
+        for lane_id, count in zip(lane_ids or (), counts or (), strict=True):
+            metrics.TASKS_FETCHED.labels(self._topic(lane_id)).inc(count)
+        return sum(counts or ())
 
     def _count_finished(self, row: Any, outcome: str) -> None:
         for lane_id, count in zip(row["lanes"] or (), row["counts"] or (), strict=True):

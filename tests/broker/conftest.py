@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from broker.settings import Settings
-from broker.store import Store, open_pool
+from broker.store import Store, open_pool, queries
 from broker.store.queries import SQL_ROOT
 
 
@@ -125,8 +125,11 @@ def _skeleton(sql: str) -> str:
 
 
 _NAMES = {
-    _skeleton(path.read_text(encoding="utf-8")): path.stem
-    for path in (SQL_ROOT / "queries").glob("*.sql")
+    **{
+        _skeleton(path.read_text(encoding="utf-8")): path.stem
+        for path in (SQL_ROOT / "queries").glob("*.sql")
+    },
+    _skeleton(queries.CREATE_UNLOCKED): "create",
 }
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from broker.store import open_pool
 from broker.store.verbs import SHARD
-from tests.broker.store.test_queries import FILES
+from tests.broker.store.test_queries import STATEMENTS
 from tests.conftest import database_on
 
 Connection = asyncpg.pool.PoolConnectionProxy
@@ -38,6 +38,7 @@ _KEYS: Final = {
 
 _RANGES: Final = {
     # statement: what its scan of a range must be bound by besides
+    "create": {("open_task_ready", "position")},
     "fetch_and_lock": {("open_task_ready", "position")},
     "ready_lanes": {("open_task_ready", "position")},
     "release_due": {
@@ -128,18 +129,19 @@ def arguments(name: str, ids: list[str]) -> list[Any]:
         for n in range(10)
     ]
     lanes = list(range(1, 11))
+    scans = [
+        [*lanes, *lanes], [n % 2 for n in lanes] * 2, [True] * 10 + [False] * 10,
+        [500_000] * 20, [60_000] * 20, [None] * 20, ['"topic":"t"'] * 20, ["w1", "w2"], [5, 10],
+    ]  # fmt: skip
     after: dict[str, list[Any]] = {
         "bpmn_error": [_request(ids, errorCode="E")],
         "cancel": [ids[0], "reason"],
         "complete": [_request(ids, variables={"a": 1})],
-        "create": [created, 3, True],
+        "create": [created, 3, True, *scans],
+        "create_unlocked": [created, 3, True],
         "extend_lock": [_request(ids, lockDurationMs=60_000)],
         "fail": [_request(ids, errorMessage="m"), 1_000.0, 2.0, 300_000.0],
-        "fetch_and_lock": [
-            [*lanes, *lanes], [n % 2 for n in lanes] * 2, [True] * 10 + [False] * 10,
-            [500_000] * 20, [60_000] * 20, [None] * 20, ['"topic":"t"'] * 20,
-            ["w1", "w2"], [5, 10], 2**24,
-        ],
+        "fetch_and_lock": [*scans, 2**24],
         "first_tasks": [[f"key-{n}" for n in range(10)]],
         "finished_tasks": [ids],
         "get_tasks": [ids],
@@ -201,9 +203,9 @@ def check(name: str, plan: dict[str, Any], *, is_empty: bool) -> None:
     assert _RANGES.get(name, set()) <= bound
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", STATEMENTS)
 async def test_no_statement_walks_a_table(explained: Connection, name: str) -> None:
-    text = FILES[name]
+    text = STATEMENTS[name]
     ids = await explained.fetchval(_TASKS) or [str(uuid.uuid4()) for _ in range(10)]
     given = arguments(name, ids)
     is_empty = not await explained.fetchval("SELECT EXISTS (SELECT FROM fetchlock.lane)")

@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 
 from broker.store import Store, queries
+from broker.store.database import Database
 from broker.store.queries import SQL_ROOT
 
 Connection = asyncpg.Connection
@@ -22,6 +23,13 @@ FILES: Final = {
     path.stem: path.read_text(encoding="utf-8")
     for path in sorted((SQL_ROOT / "queries").glob("*.sql"))
 }
+
+STATEMENTS: Final = {
+    name.lower(): text
+    for name, text in vars(queries).items()
+    if name.isupper() and isinstance(text, str)
+}
+"""What is run: the files, and `create` without what only waiters need."""
 
 _CACHED_BYTES_MAX: Final = 15 * 1024
 """asyncpg prepares longer statements anew each time, without a word."""
@@ -33,6 +41,8 @@ def parameters_said(text: str) -> list[str]:
     """The types that the first lines of a file give for $1, $2, …"""
     said: list[str] = []
     for line in text.splitlines()[1:]:
+        if line == "-- <born locked>":
+            continue
         found = _PARAMETER.findall(line) if line.startswith("-- $") else []
         if not found:
             break
@@ -42,10 +52,10 @@ def parameters_said(text: str) -> list[str]:
     return said
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", STATEMENTS)
 async def test_a_file_says_what_it_is_and_what_it_takes(connection: Connection, name: str) -> None:
-    text = FILES[name]
-    assert re.match(rf"-- {name}: \S.*\.\n", text)
+    text = STATEMENTS[name]
+    assert re.match(rf"-- {name.removesuffix('_unlocked')}: \S.*\.\n", text)
     assert len(text.encode()) < _CACHED_BYTES_MAX
     await connection.execute(f"PREPARE said AS {text}")
     taken = await connection.fetchval(
@@ -55,17 +65,12 @@ async def test_a_file_says_what_it_is_and_what_it_takes(connection: Connection, 
 
 
 def test_every_file_is_a_constant_and_every_constant_a_file() -> None:
-    constants = {
-        name.lower(): text
-        for name, text in vars(queries).items()
-        if name.isupper() and isinstance(text, str)
-    }
-    assert constants == FILES
+    assert STATEMENTS == {**FILES, "create_unlocked": queries.CREATE_UNLOCKED}
 
 
 def test_every_statement_is_run_under_its_own_name() -> None:
     """In figures and logs a statement has the name of its file."""
-    source = inspect.getsource(Store)
+    source = inspect.getsource(Store) + inspect.getsource(Database)
     ran = re.findall(r'self\._fetch\(\s*"(\w+)", queries\.(\w+)', source)
-    assert all(name.upper() == constant for name, constant in ran)
-    assert {name for name, _ in ran} == set(FILES)
+    assert all(name.upper() == constant.removesuffix("_UNLOCKED") for name, constant in ran)
+    assert {constant.lower() for _, constant in ran} == set(STATEMENTS)
