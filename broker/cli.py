@@ -100,6 +100,15 @@ def worker() -> int:
     raise CannotStart("The SDK's command is missing. Install it with: pip install fetchlock")
 
 
+@app.command
+def bench() -> int:
+    """Measure this broker, beside raw SQL and other libraries."""
+    # Likewise handed on by `broker.__main__`.
+    raise CannotStart(
+        "The benchmarks are missing. Install them with: pip install 'fetchlock[bench]'"
+    )
+
+
 def main() -> int:
     """Run the command that the arguments name, and answer the exit code."""
     try:

@@ -1,8 +1,9 @@
 """The ASGI application: the routes of every dialect, and what operators ask a broker.
 
-Starlette's router picks the route and nothing more. Every answer is written by
-an `Endpoint`, those for unknown paths and wrong methods included, so that all
-of them have the form the document promises.
+Starlette's router picks the route, where it takes a pattern to tell, and
+nothing more. Every answer is written by an `Endpoint`, those for unknown paths
+and wrong methods included, so that all of them have the form the document
+promises.
 
 /livez must never touch the database: a broker that waits for PostgreSQL is
 alive, and a restart would not help it. /readyz is where that is told.
@@ -37,11 +38,24 @@ def build_app(core: Core) -> ASGIApp:
         endpoints[path][method] = Endpoint(getattr(native, verb), path, problem)
     for path, answer in _for_operators(core):
         endpoints[path]["GET"] = Endpoint(answer, path, problem, quiet=True)
-    return Router(
-        [Route(path, _Path(path, methods)) for path, methods in endpoints.items()],
-        redirect_slashes=False,
-        default=_nowhere,
-    )
+    return _Routes({path: _Path(path, methods) for path, methods in endpoints.items()})
+
+
+class _Routes(Router):
+    """Starlette's router, which tries one pattern after the other, behind a dict of the paths
+    without parameters: those that workers live on are found at once."""
+
+    def __init__(self, paths: dict[str, _Path]) -> None:
+        super().__init__(
+            [Route(path, of_path) for path, of_path in paths.items()],
+            redirect_slashes=False,
+            default=_nowhere,
+        )
+        self._fixed = {path: of_path for path, of_path in paths.items() if "{" not in path}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        fixed = self._fixed.get(scope["path"]) if scope["type"] == "http" else None
+        await (fixed or super().__call__)(scope, receive, send)
 
 
 class _Path:

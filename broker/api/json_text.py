@@ -41,8 +41,11 @@ _UNSTORABLE: Final = re.compile(
 _REPLACED_MAX: Final = 10_000
 """Lone surrogates that are bothered about: each costs a microsecond in which nobody is served."""
 
-_PERHAPS_HUGE: Final = re.compile(rb"\d[eE]\+?\d{3}|\d{300}")
-"""Found in every number beyond the range of a double, and in some strings, which is no harm."""
+_DIGITS_AS_0: Final = bytes.maketrans(b"123456789E", b"000000000e")
+_HUGE_MARKS: Final = (b"0e000", b"0" * 200)
+"""One of them is in every number beyond the range of a double, its digits and signs made alike:
+an exponent of three digits, or so many digits that one of two suffices. Looked for in this way
+because a regular expression takes ten times as long."""
 
 _NOT_STRUCTURE: Final = bytes(set(range(256)) - set(b'{}[]"'))
 _STEPS: Final = bytes.maketrans(b"{[}]", b"\x01\x01\xff\xff")
@@ -62,7 +65,7 @@ def checked_text(body: bytes, depth_max: int) -> str:
     brackets = body.count(b"{") + body.count(b"[")
     if brackets > depth_max and _nests_deeper(body, depth_max):
         raise _refused(f"Nested deeper than {depth_max} levels")
-    if _PERHAPS_HUGE.search(body):
+    if _may_hold_huge(body):
         _check_numbers(body)
     try:
         return body.decode()
@@ -92,7 +95,15 @@ def _check_escapes(body: bytes) -> None:
         raise _refused(f"NUL or a lone surrogate at byte {stopped_at}")
 
 
+def _may_hold_huge(text: bytes) -> bool:
+    alike = text.translate(_DIGITS_AS_0, b"+")
+    return any(mark in alike for mark in _HUGE_MARKS)
+
+
 def _check_numbers(body: bytes) -> None:
+    # Many ids look like such numbers, but they are strings: every second piece between quotes.
+    if b"\\" not in body and not _may_hold_huge(b" ".join(body.split(b'"')[::2])):
+        return
     try:
         msgspec.json.decode(body)
     except msgspec.ValidationError:

@@ -135,3 +135,8 @@ async def test_parked_polls_end_with_the_broker(client: httpx2.AsyncClient, core
     [answer] = answers
     assert (answer.status_code, answer.json()) == (200, [])
     assert answer.headers["Connection"] == "close"
+
+
+async def test_the_template_of_a_path_is_no_path(client: httpx2.AsyncClient) -> None:
+    response = await client.get(f"{ROOT}/%7Bid%7D")
+    assert (response.status_code, response.json()["code"]) == (404, "task_not_found")
