@@ -3,7 +3,8 @@
 While a statement runs, requests collect; the next statement takes them all.
 There is no linger: an idle batcher sends the first request at once, a busy one
 fills its batches by itself. So a commit is paid by everybody who waited for
-it, and nobody waits for a batch to fill.
+it, and nobody waits for a batch to fill. Only a batch that is full already
+gains nothing by waiting: it is sent beside the first, on a second core.
 
 Each request gets its own answer. A bad one fails alone: PostgreSQL refuses the
 statement as a whole, so the batch is halved until the bad request is by
@@ -28,11 +29,15 @@ from broker.store import Batch, Results, Retryable
 REQUESTS_MAX: Final = 500
 """Requests of one statement: beyond it they cost more latency than commits are saved."""
 
-BYTES_MAX: Final = 256 * 1024
-"""Bytes of one statement (a larger request goes alone): PostgreSQL holds them several times."""
+BYTES_MAX: Final = 64 * 1024
+"""Bytes of one statement (a larger request goes alone). These are some 500 tasks: what a statement
+costs by itself is then a twentieth of it, and a larger one only keeps its callers waiting."""
 
 WAITING_MAX: Final = 10_000
 """Requests that wait: a second or two of work. More would only wait to be given up."""
+
+WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
+"""And what they may weigh together: eight of the largest bodies."""
 
 _ATTEMPTS: Final = 5
 """Deadlocks and serialization failures in a row, before the caller is asked to come again."""
@@ -54,7 +59,9 @@ class Batcher:
         self._run = run
         self._done = done
         self._waiting: deque[_Entry] = deque()
+        self._waiting_bytes = 0
         self._has_work = anyio.Event()
+        self._is_full = anyio.Event()
         self._is_over = False
 
     async def submit(self, request: str) -> Results:
@@ -66,24 +73,43 @@ class Batcher:
         """
         if self._is_over:
             raise Unavailable("the broker is stopping")
-        if len(self._waiting) >= WAITING_MAX:
+        if len(self._waiting) >= WAITING_MAX or self._waiting_bytes >= WAITING_BYTES_MAX:
             raise Unavailable("too many requests wait for the database")
         entry = _Entry(request, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
+        self._waiting_bytes += len(request)
         self._has_work.set()
+        if self._holds_full_batch:
+            self._is_full.set()
         return await entry.answer
 
     async def serve(self) -> None:
         """Send batches for ever. Whoever waits when it ends is told so."""
         try:
-            while True:
-                await self._has_work.wait()
-                self._has_work = anyio.Event()
-                while self._waiting:
-                    await self._send(self._take())
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._send_all)
+                group.start_soon(self._send_full_ones)
         finally:
             self._is_over = True
             _raise_in(self._waiting, Unavailable("the broker is stopping"))
+
+    async def _send_all(self) -> None:
+        while True:
+            await self._has_work.wait()
+            self._has_work = anyio.Event()
+            while self._waiting:
+                await self._send(self._take())
+
+    async def _send_full_ones(self) -> None:
+        while True:
+            await self._is_full.wait()
+            self._is_full = anyio.Event()
+            while self._holds_full_batch:
+                await self._send(self._take())
+
+    @property
+    def _holds_full_batch(self) -> bool:
+        return self._waiting_bytes >= BYTES_MAX or len(self._waiting) >= REQUESTS_MAX
 
     def _take(self) -> list[_Entry]:
         batch = [self._waiting.popleft()]
@@ -93,6 +119,7 @@ class Batcher:
             if size > BYTES_MAX:
                 break
             batch.append(self._waiting.popleft())
+        self._waiting_bytes -= sum(len(entry.request) for entry in batch)
         return batch
 
     async def _send(self, entries: list[_Entry]) -> None:

@@ -22,7 +22,7 @@ WITH request AS MATERIALIZED (
 ), stem AS MATERIALIZED (
     -- A UUIDv7 (RFC 9562): milliseconds, the shard, 46 random bits, and a counter, so that the
     -- tasks of a statement are neighbours in every index and sort as they were created. A batch
-    -- is far from having 65,536 tasks: its requests have 256 KiB, or it is one request alone.
+    -- is far from having 65,536 tasks: its requests have 64 KiB, or it is one request alone.
     SELECT lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint), 12, '0')
            || '7' || lpad(to_hex($1::smallint::integer), 3, '0')
            || substr(gen_random_uuid()::text, 20, 13) AS stem

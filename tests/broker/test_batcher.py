@@ -100,6 +100,33 @@ async def test_what_comes_while_a_statement_runs_is_the_next_batch(
     assert statement.batches == [["first"], ["0", "1", "2", "3", "4"]]
 
 
+@pytest.mark.parametrize("size", [BYTES_MAX - 1, BYTES_MAX])
+async def test_only_a_full_batch_is_sent_beside_another(
+    batcher: Batcher, statement: Statement, size: int
+) -> None:
+    statement.may_end = anyio.Event()
+    waiting = "w" * size
+
+    async def has_begun() -> bool:
+        return bool(statement.batches)
+
+    async with anyio.create_task_group() as server:
+        server.start_soon(batcher.serve)
+        async with anyio.create_task_group() as group:
+            group.start_soon(batcher.submit, "first")
+            await eventually(has_begun)
+            group.start_soon(batcher.submit, waiting)
+            await anyio.wait_all_tasks_blocked()
+            assert len(statement.batches) == (2 if size == BYTES_MAX else 1)
+            group.start_soon(batcher.submit, waiting)
+            await anyio.wait_all_tasks_blocked()
+            # However much waits, there are two at once.
+            assert statement.batches == [["first"], [waiting]]
+            statement.may_end.set()
+        server.cancel_scope.cancel()
+    assert [len(batch) for batch in statement.batches] == [1, 1, 1]
+
+
 async def test_a_batch_is_bounded_by_requests(batcher: Batcher, statement: Statement) -> None:
     await submit_all(batcher, ["r"] * (REQUESTS_MAX + 10))
     assert [len(batch) for batch in statement.batches] == [REQUESTS_MAX, 10]
@@ -183,10 +210,11 @@ async def test_a_caller_that_goes_away_takes_nobody_with_it(
     assert statement.batches[0] == ["gone", "stayed"]
 
 
+@pytest.mark.parametrize("limit", ["WAITING_MAX", "WAITING_BYTES_MAX"])
 async def test_a_full_batcher_refuses_at_once(
-    batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+    batcher: Batcher, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setattr(batcher_module, "WAITING_MAX", 3)
+    monkeypatch.setattr(batcher_module, limit, 3)
     async with anyio.create_task_group() as group:
         for number in range(3):
             group.start_soon(batcher.submit, f"{number}")
