@@ -12,6 +12,9 @@ Rule 2: this file does no I/O and knows neither HTTP nor PostgreSQL.
                               │ └────────┘ │  unlocked, expired, failed with retries left
                               └── failed ◀─┘  failed for good, or expired too often
 
+Where somebody waits for it, (create) and the fetch are one step, and the task is
+born `locked`.
+
 A task that has run out of its lock is still `locked` until somebody sweeps it;
 the sweep is a verb of the broker's own (`release_due`), as is the promotion of
 a delayed task whose time has come.
