@@ -6,6 +6,10 @@ fills its batches by itself. So a commit is paid by everybody who waited for
 it, and nobody waits for a batch to fill. Only a batch that is full already
 gains nothing by waiting: it is sent beside the first, on a second core.
 
+A statement that PostgreSQL rolled back of its own accord is sent again. So is
+one whose connection was lost, where saying it twice does what saying it once
+does: nobody knows whether the first was committed.
+
 Each request gets its own answer. A bad one fails alone: PostgreSQL refuses the
 statement as a whole, so the batch is halved until the bad request is by
 itself. A caller that goes away does not take the batch with it. A full batcher
@@ -24,7 +28,7 @@ from typing import Final, NamedTuple
 import anyio
 
 from broker.errors import Invalid, Unavailable
-from broker.store import Batch, Results, Retryable
+from broker.store import Batch, ConnectionLost, Results, Retryable
 
 REQUESTS_MAX: Final = 500
 """Requests of one statement: beyond it they cost more latency than commits are saved."""
@@ -40,7 +44,8 @@ WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
 """And what they may weigh together: eight of the largest bodies."""
 
 _ATTEMPTS: Final = 5
-"""Deadlocks and serialization failures in a row, before the caller is asked to come again."""
+"""Deadlocks, serialization failures and lost connections in a row, before the caller is asked to
+come again: within a fifth of a second, since a restart takes longer than callers like to wait."""
 
 
 class _Entry(NamedTuple):
@@ -55,9 +60,12 @@ class Batcher:
         self,
         run: Callable[[Sequence[str]], Awaitable[Batch]],
         done: Callable[[Batch], None],
+        *,
+        is_idempotent: bool = False,
     ) -> None:
         self._run = run
         self._done = done
+        self._may_repeat = (Retryable, ConnectionLost) if is_idempotent else (Retryable,)
         self._waiting: deque[_Entry] = deque()
         self._waiting_bytes = 0
         self._has_work = anyio.Event()
@@ -148,9 +156,9 @@ class Batcher:
         for attempt in range(_ATTEMPTS):
             try:
                 return await self._run(requests)
-            except Retryable:
+            except self._may_repeat:
                 await anyio.sleep(random.uniform(0, 0.01 * 2**attempt))
-        raise Unavailable("the database kept asking to try again")
+        raise Unavailable("the database kept asking to try again, or ending the connection")
 
 
 def _raise_in(entries: Iterable[_Entry], error: Exception) -> None:

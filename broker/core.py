@@ -62,10 +62,11 @@ class Core:
             claims_max=max(1, settings.pool_size - 1),
         )
         self._create = Batcher(self.dispatcher.create, self._changed)
-        self._complete = Batcher(store.complete, self._finished)
         self._fail = Batcher(store.fail, self._changed)
-        self._bpmn_error = Batcher(store.bpmn_error, self._finished)
-        self._extend_lock = Batcher(store.extend_lock, self._changed)
+        # Said twice, these are what they were: the lock token tells a replay from another's.
+        self._complete = Batcher(store.complete, self._finished, is_idempotent=True)
+        self._bpmn_error = Batcher(store.bpmn_error, self._finished, is_idempotent=True)
+        self._extend_lock = Batcher(store.extend_lock, self._changed, is_idempotent=True)
         self._pinged_at_s = 0.0
         self._unready: str | None = None
         # Each verb is the submission to its batcher: no call in between.

@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -91,12 +92,15 @@ def template_database(server_url: str) -> Iterator[str]:
 @pytest.fixture
 def database_url(server_url: str, template_database: str) -> Iterator[str]:
     """The address of a migrated, empty database that only this test has."""
-    name = f"test_{uuid.uuid4().hex}"
-    # A copy of files: the default writes every block of the template through the log.
-    clone = f"CREATE DATABASE {name} TEMPLATE {template_database} STRATEGY FILE_COPY"
-    anyio.run(execute, server_url, clone)
-    yield database_on(server_url, name)
-    anyio.run(execute, server_url, f"DROP DATABASE {name} WITH (FORCE)")
+    with cloned(server_url, template_database) as url:
+        yield url
+
+
+@pytest.fixture
+def other_database_url(server_url: str, template_database: str) -> Iterator[str]:
+    """The address of another one, for tests that compare two."""
+    with cloned(server_url, template_database) as url:
+        yield url
 
 
 @pytest.fixture
@@ -123,6 +127,17 @@ def broker_process(database_url: str) -> Iterator[BrokerProcess]:
 def broker(broker_process: BrokerProcess) -> str:
     """The base URL of a real broker process."""
     return broker_process.base_url
+
+
+@contextmanager
+def cloned(server_url: str, template: str) -> Iterator[str]:
+    """The address of a database that is a copy of the template while the block runs."""
+    name = f"test_{uuid.uuid4().hex}"
+    # A copy of files: the default writes every block of the template through the log.
+    clone = f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY"
+    anyio.run(execute, server_url, clone)
+    yield database_on(server_url, name)
+    anyio.run(execute, server_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def database_on(server_url: str, name: str) -> str:

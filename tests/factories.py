@@ -127,6 +127,11 @@ async def poll(
     )
 
 
+def is_at_rest(dispatcher: Dispatcher) -> bool:
+    """Whether nothing is under way for the polls that are parked, nor about to be."""
+    return not dispatcher._waiters._due and not dispatcher._running
+
+
 def decoded(body: bytes) -> list[TaskJson]:
     """A JSON array of tasks."""
     tasks: list[TaskJson] = msgspec.json.decode(body)

@@ -6,7 +6,7 @@
 
 from broker.store.lanes import Lane, Lanes
 from broker.store.migrations import SchemaMismatch, check_schema, migrate, pending
-from broker.store.pool import Retryable, open_pool
+from broker.store.pool import ConnectionLost, Retryable, open_pool
 from broker.store.shapes import (
     Batch,
     Claim,
@@ -23,6 +23,7 @@ from broker.store.wakeups import Wakeups
 __all__ = [
     "Batch",
     "Claim",
+    "ConnectionLost",
     "Granted",
     "Lane",
     "Lanes",

@@ -29,13 +29,18 @@ class Retryable(Exception):
     """The transaction was rolled back through no fault of its own; the same statement may pass."""
 
 
+class ConnectionLost(Unavailable):
+    """The connection ended under the statement: it may have been committed, or not."""
+
+
 @contextmanager
 def map_exceptions() -> Iterator[None]:
     """Turn what asyncpg raises into the broker's errors, at the one boundary.
 
     1. The database asks to try again (deadlock, serialization failure).
     2. A value it cannot take: the caller's mistake that validation let pass.
-    3. It is away, starting, stopping, out of connections, or too slow.
+    3. The connection ended, whoever ended it.
+    4. It is away, starting, stopping, out of connections, or too slow.
     Anything else is a mistake of ours and passes as it is.
     """
     try:
@@ -46,11 +51,17 @@ def map_exceptions() -> Iterator[None]:
         raise Invalid(f"the database refused a value: {error}") from error
     except (
         asyncpg.PostgresConnectionError,
+        asyncpg.AdminShutdownError,
+        asyncpg.CrashShutdownError,
+        # What asyncpg makes of a connection that PostgreSQL ended a moment ago.
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+        ConnectionError,
+    ) as error:
+        raise ConnectionLost(f"the database is not available: {type(error).__name__}") from error
+    except (
         asyncpg.OperatorInterventionError,
         asyncpg.InsufficientResourcesError,
-        asyncpg.InterfaceError,
-        # What asyncpg makes of a connection that PostgreSQL ended a moment ago.
-        asyncpg.InternalClientError,
         # Also what a database says that does not accept connections for now.
         asyncpg.ObjectNotInPrerequisiteStateError,
         asyncpg.InvalidCatalogNameError,

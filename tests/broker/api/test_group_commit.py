@@ -21,7 +21,7 @@ from broker.api.native.routes import ROOT
 from broker.core import Core, open_core
 from broker.errors import Unavailable
 from broker.settings import Settings
-from broker.store import Store
+from broker.store import Results, Store
 from tests.broker.api.conftest import Serve
 from tests.eventually import eventually
 from tests.factories import answers, creation, decoded, held, is_blocked, poll, request, row_of
@@ -29,6 +29,10 @@ from tests.factories import answers, creation, decoded, held, is_blocked, poll, 
 Connection = asyncpg.Connection
 
 _TASKS = "SELECT count(*) FROM fetchlock.open_task"
+_END_WHO_WAITS = """
+SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
 
 
 async def blocked(watcher: Connection, wanted: int) -> bool:
@@ -175,16 +179,32 @@ async def test_a_lost_connection_fails_its_batch_and_no_other(
         group.start_soon(create, 1)
         group.start_soon(create, 2)
         await eventually(is_waiting)
-        await watcher.execute(
-            """
-            SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
-            WHERE datname = current_database() AND wait_event_type = 'Lock'
-            """
-        )
+        await watcher.execute(_END_WHO_WAITS)
         await connection.execute("COMMIT")
     assert lost == [0]
     assert len(created) == 1
     assert await watcher.fetchval(_TASKS) == 4
+
+
+async def test_what_may_be_said_twice_outlives_a_lost_connection(
+    core: Core, connection: Connection, watcher: Connection
+) -> None:
+    await core.create(creation({}))
+    delivery = await poll(core.dispatcher)
+    [task] = decoded(delivery.body)
+    results: list[Results] = []
+
+    async def complete() -> None:
+        results.append(await core.complete(request("w1", held(task))))
+
+    await connection.execute("BEGIN")
+    await connection.execute("LOCK TABLE fetchlock.outcome IN SHARE MODE")
+    async with anyio.create_task_group() as group:
+        group.start_soon(complete)
+        await eventually(partial(is_blocked, watcher))
+        await watcher.execute(_END_WHO_WAITS)
+        await connection.execute("COMMIT")
+    assert results == [Results(msgspec.json.encode([{"id": task["id"], "outcome": "done"}]), 0)]
 
 
 async def test_batches_with_the_same_keys_do_not_deadlock(

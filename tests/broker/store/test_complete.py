@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from broker.store import Store, queries
-from broker.store.verbs import SHARD
+from broker.store.database import SHARD
 from broker.task import State
 from tests.broker.conftest import Statements
 from tests.eventually import eventually

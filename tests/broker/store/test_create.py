@@ -13,7 +13,7 @@ import pytest
 from broker.errors import Invalid
 from broker.settings import Settings
 from broker.store import Store
-from broker.store.verbs import SHARD
+from broker.store.database import SHARD
 from broker.task import State
 from tests.broker.conftest import Statements
 from tests.eventually import eventually

@@ -12,7 +12,7 @@ import pytest
 
 from broker.errors import Conflict, Invalid, TaskNotFound
 from broker.store import Batch, Store, queries
-from broker.store.verbs import SHARD
+from broker.store.database import SHARD
 from broker.task import API_STATES, TRANSITIONS, State
 from tests.broker.conftest import Statements
 from tests.eventually import eventually

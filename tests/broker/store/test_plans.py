@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from broker.store import open_pool
-from broker.store.verbs import SHARD
+from broker.store.database import SHARD
 from tests.broker.store.test_queries import STATEMENTS
 from tests.conftest import database_on
 

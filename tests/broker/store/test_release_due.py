@@ -7,7 +7,7 @@ import pytest
 
 from broker.settings import Settings
 from broker.store import Store, queries
-from broker.store.verbs import SHARD
+from broker.store.database import SHARD
 from broker.task import State
 from tests.broker.conftest import Statements
 from tests.factories import (
