@@ -176,7 +176,9 @@ async def _hand_over(
     uvicorn drops what is sent to a client that has gone, without a word; and once a
     reply is complete it calls every client gone. So the end is held back: a send
     waits until the socket has taken what came before it (but for the last 64 KiB),
-    and only if the client is still there then is the reply ended.
+    and only if the client is still there then is the reply ended. The event loop must
+    turn once in between: a client's end of file closes the transport at once, which
+    then drops what is written, but the server hears of it with the next turn.
     """
     written = False
     try:
@@ -184,6 +186,7 @@ async def _hand_over(
             await send(_head(reply))
             await send({"type": "http.response.body", "body": reply.body, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": True})
+            await anyio.lowlevel.cancel_shielded_checkpoint()
             if not caller.is_gone:
                 await send({"type": "http.response.body", "body": b""})
                 written = True
