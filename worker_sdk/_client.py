@@ -19,13 +19,14 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 
 from worker_sdk import _wire
-from worker_sdk._errors import FetchlockError
+from worker_sdk._errors import FetchlockError, TooLarge
 from worker_sdk._outcome import BpmnError, Failure
 from worker_sdk._task import NewTask, Standing, Subscription, Task, TaskPage
 from worker_sdk._transport import AiohttpTransport, Transport
 from worker_sdk._wire import said
 
 TASKS_PATH = "/api/external-tasks"
+HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
 
 T = TypeVar("T")
 
@@ -73,7 +74,7 @@ class Client:
         The task comes back as it is then: finished, or not yet. Raises Invalid, TooLarge, and
         Conflict when `unique_key` was used for another content.
         """
-        headers = {} if wait_s is None else {"Prefer": f"wait={math.ceil(wait_s)}"}
+        headers = None if wait_s is None else {"Prefer": f"wait={math.ceil(wait_s)}"}
         return await self._ask(
             _wire.TASK, "POST", "", body=task, headers=headers, wait_s=wait_s or 0.0
         )
@@ -120,11 +121,22 @@ class Client:
         await self._tell(task, "complete", variables=variables)
 
     async def complete_batch(
-        self, results: Iterable[tuple[Task, Mapping[str, Any] | None]]
+        self,
+        results: Iterable[tuple[Task, Mapping[str, Any] | None]],
+        *,
+        bytes_max: int | None = None,
     ) -> list[FetchlockError | None]:
-        """Finish up to 1000 tasks of one worker. Per task, in order: None, or why not."""
+        """Finish up to 1000 tasks of one worker. Per task, in order: None, or why not.
+
+        Raises TooLarge instead of sending a body of more than `bytes_max` bytes.
+        """
         return await self._tell_batch(
-            "complete", [(task, said(variables=variables)) for task, variables in results]
+            "complete",
+            [
+                (task, _wire.Completed(task.id, task.lock_token, variables))
+                for task, variables in results
+            ],
+            bytes_max,
         )
 
     async def fail(self, task: Task, failure: Failure) -> Standing:
@@ -133,11 +145,16 @@ class Client:
         return await self._ask(_wire.STANDING, "POST", _path(task.id, "fail"), body=body)
 
     async def fail_batch(
-        self, failures: Iterable[tuple[Task, Failure]]
+        self, failures: Iterable[tuple[Task, Failure]], *, bytes_max: int | None = None
     ) -> list[FetchlockError | None]:
-        """Say of up to 1000 tasks of one worker that they failed. Per task: None, or why not."""
+        """Say of up to 1000 tasks of one worker that they failed. Per task: None, or why not.
+
+        Raises TooLarge instead of sending a body of more than `bytes_max` bytes.
+        """
         return await self._tell_batch(
-            "fail", [(task, _failure(failure)) for task, failure in failures]
+            "fail",
+            [(task, _item(task) | _failure(failure)) for task, failure in failures],
+            bytes_max,
         )
 
     async def bpmn_error(self, task: Task, error: BpmnError) -> None:
@@ -161,7 +178,9 @@ class Client:
     ) -> list[FetchlockError | None]:
         """Keep up to 1000 locks of one worker. Per task, in order: None, or why not."""
         duration = said(lockDurationMs=lock_duration_ms)
-        return await self._tell_batch("extend-lock", [(task, duration) for task in tasks])
+        return await self._tell_batch(
+            "extend-lock", [(task, _item(task) | duration) for task in tasks]
+        )
 
     async def unlock(self, task: Task) -> None:
         """Give the task back at once. No retry is used. Raises LockLost."""
@@ -223,17 +242,21 @@ class Client:
         await self._request("POST", _path(task.id, action), body=_lock(task) | said(**members))
 
     async def _tell_batch(
-        self, action: str, items: Sequence[tuple[Task, Mapping[str, object]]]
+        self, action: str, items: Sequence[tuple[Task, object]], bytes_max: int | None = None
     ) -> list[FetchlockError | None]:
         if not items:
             return []
         worker_id = items[0][0].worker_id
         if any(task.worker_id != worker_id for task, _ in items):
             raise ValueError("a batch speaks for one worker")
-        tasks = [{**said(id=task.id, lockToken=task.lock_token), **told} for task, told in items]
-        body = said(workerId=worker_id, tasks=tasks)
-        answer = await self._ask(_wire.RESULTS, "POST", f"/{action}", body=body)
-        return _wire.item_refusals(answer.results)
+        body = _wire.encode(said(workerId=worker_id, tasks=[item for _, item in items]))
+        if bytes_max is not None and len(body) > bytes_max:
+            raise TooLarge(f"{len(items)} tasks are {len(body)} bytes, more than {bytes_max}")
+        status, answer = await self._send("POST", f"/{action}", body)
+        refusals = _wire.item_refusals(_wire.decode(_wire.RESULTS, answer, status).results)
+        if len(refusals) != len(items):
+            raise FetchlockError(f"{len(refusals)} results for {len(items)} tasks", status=status)
+        return refusals
 
     async def _ask(
         self,
@@ -260,11 +283,22 @@ class Client:
         wait_s: float = 0.0,
     ) -> tuple[int, bytes]:
         text = None if body is None else _wire.encode(body)
+        return await self._send(method, path, text, headers=headers, wait_s=wait_s)
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        wait_s: float = 0.0,
+    ) -> tuple[int, bytes]:
         answer = await self._transport.request(
             method,
             f"{self.base_url}{TASKS_PATH}{path}",
-            {"Content-Type": "application/json", "Accept": "application/json", **(headers or {})},
-            text,
+            HEADERS if headers is None else {**HEADERS, **headers},
+            body,
             self._timeout_s + wait_s,
         )
         if 200 <= answer.status < 300:
@@ -279,6 +313,10 @@ def _path(task_id: str, action: str | None = None) -> str:
 
 def _lock(task: Task) -> dict[str, object]:
     return said(workerId=task.worker_id, lockToken=task.lock_token)
+
+
+def _item(task: Task) -> dict[str, object]:
+    return said(id=task.id, lockToken=task.lock_token)
 
 
 def _failure(failure: Failure) -> dict[str, object]:

@@ -19,8 +19,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import lru_cache
 
 import anyio
 from anyio import to_thread
@@ -38,6 +39,7 @@ MARGIN_PART, MARGIN_MAX_S = 0.05, 1.0
 EXTENSION_TASKS_MAX = 1_000
 
 
+@lru_cache
 def trusted_s(lock_duration_ms: int) -> float:
     """For how long a lock of this duration may be relied on, in seconds."""
     duration_s = lock_duration_ms / 1000
@@ -47,36 +49,44 @@ def trusted_s(lock_duration_ms: int) -> float:
 class Lease:
     """One held task. Made on the worker's loop; renewed and lost from the keeper's thread.
 
-    `scope` is where an async handler runs; losing the lease cancels it.
+    `attempt` is what is done for it on that loop, if anything is; losing the lease cancels it.
+    `trusted_until_s` is a reading of the monotonic clock.
     """
+
+    __slots__ = ("attempt", "lock_duration_ms", "task", "trusted_until_s")
 
     def __init__(self, task: Task, lock_duration_ms: int, locked_after_s: float) -> None:
         self.task = task
         self.lock_duration_ms = lock_duration_ms
-        self.scope = anyio.CancelScope()
-        self._loop = asyncio.get_running_loop()
+        self.attempt: asyncio.Task[None] | None = None
         self.renew(locked_after_s)
 
     def renew(self, locked_after_s: float) -> None:
         """Trust the lock anew, from this reading of the monotonic clock."""
-        self._trusted_until_s = locked_after_s + trusted_s(self.lock_duration_ms)
+        self.trusted_until_s = locked_after_s + trusted_s(self.lock_duration_ms)
 
     def lose(self) -> None:
         """Stop trusting the lock, and whoever works under it. From any thread."""
-        self._trusted_until_s = -math.inf
+        self.trusted_until_s = -math.inf
         self.task.stop_requested.set()
-        with suppress(RuntimeError):  # The worker's loop is closed: nobody works any more.
-            self._loop.call_soon_threadsafe(self.scope.cancel)
+        if self.attempt is not None:
+            with suppress(RuntimeError):  # The worker's loop is closed: nobody works any more.
+                self.attempt.get_loop().call_soon_threadsafe(self.attempt.cancel)
 
     @property
     def remaining_s(self) -> float:
         """How much longer the lock is trusted; negative when it is over."""
-        return self._trusted_until_s - time.monotonic()
+        return self.trusted_until_s - time.monotonic()
 
     @property
     def is_over(self) -> bool:
         """Whether the task may be somebody else's by now."""
         return self.remaining_s <= 0
+
+
+def earliest_end_s(leases: Iterable[Lease]) -> float:
+    """For how long all of these are trusted yet, in seconds; 0 when one is over."""
+    return max(0.0, min(lease.trusted_until_s for lease in leases) - time.monotonic())
 
 
 class Pulse:
@@ -117,17 +127,16 @@ class LeaseKeeper:
         self._end: Callable[[], object] = lambda: None
         self._is_ended = False
 
-    @contextmanager
-    def keeping(self, lease: Lease) -> Generator[None]:
-        """Renew the lease for as long as the block runs, or until it is lost."""
-        kept = self._kept[lease.lock_duration_ms]
+    def keep(self, leases: Iterable[Lease]) -> None:
+        """Renew these leases until they are released or lost."""
         with self._guard:
-            kept.add(lease)
-        try:
-            yield
-        finally:
-            with self._guard:
-                kept.discard(lease)
+            for lease in leases:
+                self._kept[lease.lock_duration_ms].add(lease)
+
+    def release(self, lease: Lease) -> None:
+        """Let the lease run out."""
+        with self._guard:
+            self._kept[lease.lock_duration_ms].discard(lease)
 
     async def run(self) -> None:
         """Keep leases, in a thread of its own, until `stop`."""
@@ -164,7 +173,7 @@ class LeaseKeeper:
                 continue
             failures += 1
             # Awake again when the first lease ends at the latest, to stop its handler in time.
-            pause_s = min(full_jitter_s(failures, cap_s=third_s), _earliest_end_s(leases))
+            pause_s = min(full_jitter_s(failures, cap_s=third_s), earliest_end_s(leases))
 
     def _current(self, duration_ms: int) -> list[Lease]:
         """The leases to renew. Those that are over are lost and left out."""
@@ -180,7 +189,7 @@ class LeaseKeeper:
     async def _renew(self, client: Client, leases: Sequence[Lease], duration_ms: int) -> bool:
         """Whether the broker has spoken about every lease."""
         # Time for a second try must be left, and an answer after a lease's end has no use.
-        patience_s = min(duration_ms / 3000, _earliest_end_s(leases))
+        patience_s = min(duration_ms / 3000, earliest_end_s(leases))
         with anyio.move_on_after(patience_s):
             for start in range(0, len(leases), EXTENSION_TASKS_MAX):
                 some = leases[start : start + EXTENSION_TASKS_MAX]
@@ -223,7 +232,3 @@ class LeaseKeeper:
             "lock lost, the handler is stopped and its result will not be sent",
             extra={"topic": lease.task.topic, "task_id": lease.task.id, "reason": reason},
         )
-
-
-def _earliest_end_s(leases: Sequence[Lease]) -> float:
-    return max(0.0, min(lease.remaining_s for lease in leases))

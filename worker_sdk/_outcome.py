@@ -65,6 +65,10 @@ class BpmnError(Exception):
         self.variables = variables
 
 
+Variables = Mapping[str, Any] | None
+Outcome = Variables | Failure | BpmnError
+
+
 def unforeseen(error: BaseException) -> Failure:
     """The failure that tells of any other exception: its message, and its traceback as details."""
     return Failure(

@@ -1,8 +1,8 @@
 """One run of a worker, from its first poll to its last unlock.
 
-    fetching   one poll at a time, for the free slots; each task gets a lease and an attempt
+    fetching   one poll at a time, for the free slots; what comes in is for the crew
     draining   no more polls; running handlers may finish within the drain timeout
-    cut off    the handlers still running are cancelled
+    cut off    the handlers still running are cancelled, and nothing more is told
     giving back  what is still held is unlocked, so others need not wait for locks to run out
 
 Every end passes through these in order: a signal, `stop`, a refusal that no
@@ -17,16 +17,18 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 
-from worker_sdk._attempt import Handler, handle, report
+from worker_sdk._attempt import Handler
 from worker_sdk._backoff import full_jitter_s, pause_s
 from worker_sdk._client import Client
-from worker_sdk._errors import FetchlockError, LockLost
-from worker_sdk._lease import Lease, LeaseKeeper, Pulse
+from worker_sdk._crew import Crew, open_crew, unlock
+from worker_sdk._errors import FetchlockError
+from worker_sdk._lease import LeaseKeeper, Pulse
 from worker_sdk._slots import Slots
 from worker_sdk._task import Task
 
@@ -68,7 +70,6 @@ class Session:
         self._keeper = LeaseKeeper(lambda: Client(base_url, timeout_s=TIMEOUT_S), durations)
         self._pulse = Pulse(durations[0])
         self._slots = Slots(concurrency)
-        self._threads = anyio.CapacityLimiter(concurrency)
         self._draining = anyio.CancelScope()
         self._polling = anyio.CancelScope(shield=True)
         self._refusal: FetchlockError | None = None
@@ -98,24 +99,21 @@ class Session:
                 self._stopping.set()
 
     async def _work(self) -> None:
-        async with anyio.create_task_group() as attempts:
+        async with open_crew(self._handlers, self._client, self._slots, self._keeper) as crew:
             async with anyio.create_task_group() as fetching:
                 fetching.start_soon(self._pulse.beat)
                 fetching.start_soon(self._hang_up_at_stop, fetching)
                 try:
-                    await self._fetch(attempts)
+                    await self._fetch(crew)
                 except FetchlockError as error:
                     logger.error("broker refuses the worker", extra=self._about(error))
                     self._refusal = error
                 fetching.cancel_scope.cancel()
             await self._drain()
-            for lease in self._slots.held:
-                lease.task.stop_requested.set()
-            attempts.cancel_scope.cancel()
 
     # Fetching
 
-    async def _fetch(self, attempts: TaskGroup) -> None:
+    async def _fetch(self, crew: Crew) -> None:
         failures = 0
         while not self._stopping.is_set():
             wanted = min(await self._slots.wait_free(), FETCH_TASKS_MAX)
@@ -132,7 +130,16 @@ class Session:
                 await anyio.sleep(pause_s(failures, error))
                 continue
             self._note_connection(None)
-            self._start(tasks, self._pulse.received_after(asked_s), attempts)
+            locked_after_s = self._pulse.received_after(asked_s)
+            if self._stopping.is_set():
+                crew.decline(tasks, locked_after_s)
+                return
+            crew.begin(tasks, locked_after_s)
+            # The next poll is out before anything slow, but not before what makes somebody wait:
+            # in the first turn of the loop the handlers begin, in the second the outcomes of
+            # those that have ended already are sent.
+            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
             if tasks or time.monotonic() - asked_s >= self._request_timeout_ms / 2000:
                 failures = 0
             else:
@@ -161,28 +168,6 @@ class Session:
             self._polling.deadline = anyio.current_time() + HANG_UP_PATIENCE_S
             fetching.cancel_scope.cancel()
 
-    def _start(self, tasks: Sequence[Task], locked_after_s: float, attempts: TaskGroup) -> None:
-        for task in tasks:
-            handler = self._handlers[task.topic]
-            lease = Lease(task, handler.lock_duration_ms, locked_after_s)
-            self._slots.take(lease)
-            if self._stopping.is_set() or lease.is_over:
-                attempts.start_soon(self._decline, lease)
-            else:
-                attempts.start_soon(self._attempt, handler, lease)
-
-    async def _attempt(self, handler: Handler, lease: Lease) -> None:
-        with self._slots.until_done(lease):
-            # Not kept while the outcome is told: that must come to an end when it is not heard.
-            with self._keeper.keeping(lease):
-                outcome = await handle(handler, lease, self._threads)
-            await report(self._client, lease, outcome)
-
-    async def _decline(self, lease: Lease) -> None:
-        """The task came too late to be begun."""
-        with self._slots.until_done(lease):
-            await self._unlock(lease)
-
     def _note_connection(self, error: FetchlockError | None) -> None:
         was_connected, self._is_connected = self._is_connected, error is None
         if was_connected and error is not None:
@@ -206,15 +191,6 @@ class Session:
         with anyio.move_on_after(GIVE_BACK_PATIENCE_S, shield=True) as patience:
             async with anyio.create_task_group() as unlocking:
                 for lease in self._slots.held:
-                    unlocking.start_soon(self._unlock, lease)
+                    unlocking.start_soon(unlock, self._client, lease)
         if patience.cancelled_caught:
             logger.warning("tasks not given back in time, their locks must run out")
-
-    async def _unlock(self, lease: Lease) -> None:
-        try:
-            await self._client.unlock(lease.task)
-        except LockLost:
-            pass  # Then there is nothing to give back.
-        except FetchlockError as error:
-            about = {"topic": lease.task.topic, "task_id": lease.task.id, "error": str(error)}
-            logger.warning("task not given back, its lock must run out", extra=about)

@@ -19,14 +19,14 @@ class Slots:
     """So many slots, and the leases in them. For one event loop."""
 
     def __init__(self, size: int) -> None:
-        self._size = size
+        self.size = size
         self._held: set[Lease] = set()
-        self._released = anyio.Event()
+        self._released: anyio.Event | None = None
 
     @property
     def free(self) -> int:
         """How many tasks may be fetched now."""
-        return self._size - len(self._held)
+        return self.size - len(self._held)
 
     @property
     def held(self) -> frozenset[Lease]:
@@ -45,17 +45,28 @@ class Slots:
         worker, which then gives back what is still held.
         """
         yield
+        self.release(lease)
+
+    def release(self, lease: Lease) -> None:
+        """Free the lease's slot."""
         self._held.discard(lease)
-        self._released.set()
-        self._released = anyio.Event()
+        if self._released is not None:
+            self._released.set()
+            self._released = None
 
     async def wait_free(self) -> int:
         """Wait until a slot is free. Returns how many are."""
         while self.free <= 0:
-            await self._released.wait()
+            await self._wait_released()
         return self.free
 
     async def wait_idle(self) -> None:
         """Wait until no slot is occupied."""
         while self._held:
-            await self._released.wait()
+            await self._wait_released()
+
+    async def _wait_released(self) -> None:
+        # Made by whoever waits: thousands of slots are released in a second with nobody waiting.
+        if self._released is None:
+            self._released = anyio.Event()
+        await self._released.wait()

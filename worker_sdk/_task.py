@@ -17,6 +17,39 @@ from typing import Any, NamedTuple
 import msgspec
 
 
+class StopRequest:
+    """Whether a running handler should stop. Used like the `threading.Event` it makes at need.
+
+    Every task has one and hardly any is ever waited for, while a real event costs as much as
+    decoding the task it belongs to.
+    """
+
+    # In the class, not in the instance: to make one must cost nothing.
+    _guard = threading.Lock()
+    _is_set = False
+    _event: threading.Event | None = None
+
+    def is_set(self) -> bool:
+        """Whether it was asked for."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Ask for it. From any thread."""
+        with self._guard:
+            self._is_set = True
+            if self._event is not None:
+                self._event.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block this thread until it is asked for, for at most so many seconds. Whether it was."""
+        with self._guard:
+            if self._is_set:
+                return True
+            if self._event is None:
+                self._event = threading.Event()
+        return self._event.wait(timeout)
+
+
 class Progress(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """How far a worker says it is."""
 
@@ -61,7 +94,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, rename="camel", eq=False):
     progress: Progress | None = None
     traceparent: str | None = None
 
-    stop_requested: threading.Event = msgspec.field(default_factory=threading.Event)
+    stop_requested: StopRequest = msgspec.field(default_factory=StopRequest)
     """Not on the wire: set when a running handler should stop, because its lock is lost or the
     worker must end. `task.stop_requested.wait(5)` is a sleep that ends early."""
 

@@ -33,6 +33,18 @@ class Results(msgspec.Struct):
     results: list[dict[str, Any]]
 
 
+class Completed(msgspec.Struct, omit_defaults=True, rename="camel", gc=False):
+    """An item of a batch of completions.
+
+    Unknown to the garbage collector, which otherwise runs through the whole process with each
+    batch: nothing ever refers to one of these.
+    """
+
+    id: str
+    lock_token: str | None = None
+    variables: Mapping[str, Any] | None = None
+
+
 class Extended(msgspec.Struct, rename="camel"):
     """The answer to an extended lock."""
 

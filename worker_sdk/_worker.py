@@ -19,6 +19,7 @@ import os
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import anyio
@@ -116,13 +117,16 @@ class Worker:
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, from the main thread. The second signal does not drain.
 
+        Runs on uvloop where that is installed.
+
         Raises FetchlockError when the broker refuses the worker for good (its subscriptions, its
         credentials, a URL that is no broker's). A broker that is away is waited for.
 
         A handler in a thread that outlasts the drain timeout keeps Python from ending, though its
         task has been given back.
         """
-        anyio.run(self._serve, True)
+        has_uvloop = find_spec("uvloop") is not None
+        anyio.run(self._serve, True, backend_options={"use_uvloop": has_uvloop})
 
     async def serve(self) -> None:
         """Like `run`, inside an application's own asyncio loop, until `stop` or cancellation."""

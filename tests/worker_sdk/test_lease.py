@@ -5,9 +5,11 @@ What the keeper does with a broker is in test_session.py.
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import anyio
+import anyio.to_thread
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,23 +40,17 @@ async def test_renewal_counts_from_when_it_was_asked_for() -> None:
     assert 18 < held.remaining_s <= 19
 
 
-async def test_lost_lease_is_over_and_stops_its_handler() -> None:
+@pytest.mark.parametrize("thread", ["its own", "another"])
+async def test_lost_lease_is_over_and_stops_its_attempt(thread: str) -> None:
     held = lease()
-    with anyio.fail_after(5), held.scope:
-        held.lose()
-        await anyio.sleep_forever()
-    assert held.scope.cancelled_caught
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        held.attempt = group.create_task(anyio.sleep_forever())
+        if thread == "another":
+            await anyio.to_thread.run_sync(held.lose)
+        else:
+            held.lose()
+    assert held.attempt.cancelled()
     assert held.is_over
-    assert held.task.cancelled
-
-
-async def test_lease_lost_from_another_thread_stops_its_handler() -> None:
-    held = lease()
-    with anyio.fail_after(5):
-        async with anyio.create_task_group() as group:
-            group.start_soon(anyio.to_thread.run_sync, held.lose)
-            with held.scope:
-                await anyio.sleep_forever()
     assert held.task.cancelled
 
 

@@ -16,7 +16,8 @@ from anyio import to_thread
 from tests.processes import BrokerProcess
 from tests.worker_sdk.conftest import Scripted
 from tests.worker_sdk.serving import DEADLINE_S, serving, until, until_state
-from worker_sdk import Client, FetchlockError, Invalid, NewTask, Task, Worker
+from worker_sdk import Answer, Client, FetchlockError, Invalid, NewTask, Task, Worker
+from worker_sdk._transport import AiohttpTransport
 
 # The shortest lock there is.
 SHORT_MS = 1_000
@@ -105,6 +106,31 @@ async def test_long_handler_does_not_keep_a_free_slot_from_work(
         released.set()
 
 
+async def test_handler_begins_and_its_outcome_is_sent_before_the_next_poll(
+    client: Client, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    request = AiohttpTransport.request
+
+    async def noted(transport: AiohttpTransport, method: str, url: str, *rest: Any) -> Answer:
+        steps.append(url.rsplit("/", 1)[1])
+        return await request(transport, method, url, *rest)
+
+    @worker.task("t")
+    async def handler(task: Task) -> None:
+        steps.append("handler")
+
+    created = await client.create(NewTask("t"))
+    with monkeypatch.context() as patch:
+        patch.setattr(AiohttpTransport, "request", noted)
+        async with serving(worker):
+            with anyio.fail_after(DEADLINE_S):
+                while steps.count("fetch-and-lock") < 2:
+                    await anyio.lowlevel.checkpoint()
+    assert steps[:4] == ["fetch-and-lock", "handler", "complete", "fetch-and-lock"]
+    await until_state(client, created.id, "COMPLETED")
+
+
 # Leases
 
 
@@ -172,6 +198,26 @@ async def test_async_handler_is_cancelled_when_its_task_is(broker: str, client: 
             await client.cancel(created.id, "ordered twice")
             await cancelled.wait()
     assert (await client.get_task(created.id)).state == "CANCELLED"
+
+
+async def test_stopped_handler_can_clean_up(broker: str, client: Client) -> None:
+    worker = Worker(broker, lock_duration_ms=SHORT_MS, request_timeout_ms=5_000)
+    cleaned_up = anyio.Event()
+
+    @worker.task("t")
+    async def handler(task: Task) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            await client.list_tasks()
+            cleaned_up.set()
+
+    async with serving(worker):
+        created = await client.create(NewTask("t"))
+        await until_state(client, created.id, "LOCKED")
+        await client.cancel(created.id)
+        with anyio.fail_after(DEADLINE_S):
+            await cleaned_up.wait()
 
 
 async def test_sync_handler_is_told_when_its_task_is_cancelled(broker: str, client: Client) -> None:
@@ -335,6 +381,30 @@ async def test_tasks_cut_off_are_given_back_unharmed(end: str, broker: str, clie
                 worker.stop()
     for task in [await client.get_task(task.id) for task in created]:
         assert (task.state, task.retries, task.error_message) == ("CREATED", 3, None)
+
+
+async def test_handler_that_swallows_its_cancellation_does_not_keep_the_worker(
+    broker: str, client: Client
+) -> None:
+    worker = Worker(broker, request_timeout_ms=5_000, drain_timeout_s=0.1)
+    cancellations = 0
+
+    @worker.task("t")
+    async def handler(task: Task) -> None:
+        nonlocal cancellations
+        for _ in range(2):
+            try:
+                await anyio.sleep_forever()
+            except anyio.get_cancelled_exc_class():
+                cancellations += 1
+
+    with anyio.fail_after(DEADLINE_S):
+        async with serving(worker):
+            created = await client.create(NewTask("t"))
+            await until_state(client, created.id, "LOCKED")
+    assert cancellations == 2
+    # Whatever it returned then came too late.
+    assert (await client.get_task(created.id)).state == "CREATED"
 
 
 async def test_no_task_is_locked_by_a_worker_that_has_ended(broker: str, client: Client) -> None:

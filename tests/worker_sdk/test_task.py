@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime
 
 import msgspec
@@ -26,6 +27,18 @@ def test_task_is_frozen_but_can_be_told_to_stop() -> None:
     assert not task.cancelled
     task.stop_requested.set()
     assert task.cancelled
+
+
+def test_wait_for_a_stop_ends_when_it_is_asked_for() -> None:
+    task = Task(id="1", topic="t")
+    assert not task.stop_requested.wait(0)
+    waits = threading.Thread(target=task.stop_requested.wait)
+    waits.start()
+    task.stop_requested.set()
+    waits.join(30)
+    assert not waits.is_alive()
+    assert task.stop_requested.wait(30)
+    assert task.stop_requested.is_set()
 
 
 def test_tasks_do_not_share_what_can_change() -> None:
