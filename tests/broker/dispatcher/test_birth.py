@@ -87,6 +87,15 @@ class Parked:
         return [None if tasks is None else [task["id"] for task in tasks] for tasks in self.brought]
 
 
+async def eventually_brought(parked: Parked, polls: int | None = None) -> None:
+    """Return once the first `polls` have brought something, or all."""
+
+    async def is_brought() -> bool:
+        return None not in parked.ids[:polls]
+
+    await eventually(is_brought)
+
+
 @asynccontextmanager
 async def parking(core: Core) -> AsyncIterator[Parked]:
     """Polls for the block. Those that still wait at its end are let go."""
@@ -185,13 +194,6 @@ async def test_it_does_not_overtake_what_was_ready_unknown_to_this_broker(
     assert await state_of(connection, task_id) == State.READY
 
 
-async def eventually_brought(parked: Parked) -> None:
-    async def is_brought() -> bool:
-        return None not in parked.ids
-
-    await eventually(is_brought)
-
-
 async def test_it_does_not_overtake_a_task_that_came_back(
     core: Core, store: Store, connection: Connection
 ) -> None:
@@ -287,7 +289,7 @@ async def test_nobody_is_passed_by_who_came_later_with_other_wishes(lane: None, 
         await parked.poll(2, "t", "u")
         await parked.poll(1, "t")
         ids = await created(core, {"topic": "t"}, {"topic": "u"})
-        await eventually_first_two(parked)
+        await eventually_brought(parked, 2)
         assert parked.ids == [[ids[1]], [ids[0]], None]
 
 
@@ -303,13 +305,6 @@ async def test_the_first_of_those_with_other_wishes_is_served_at_birth(
         [task_id] = await created(core, {})
         assert parked.ids == [[task_id], None]
         assert await statements.calls() == {"create": 1}
-
-
-async def eventually_first_two(parked: Parked) -> None:
-    async def are_served() -> bool:
-        return None not in parked.ids[:2]
-
-    await eventually(are_served)
 
 
 async def test_nothing_is_locked_for_a_client_that_has_left(
