@@ -190,8 +190,9 @@ class Dispatcher:
         """
         offer = None
         if len(self._waiters):
-            topics = dict.fromkeys(_creation.decode(text).tasks[0].topic for text in requests)
-            offer = self._waiters.offer(topics, time.monotonic())
+            creations = [_creation.decode(text).tasks for text in requests]
+            topics = dict.fromkeys(tasks[0].topic for tasks in creations)
+            offer = self._waiters.offer(topics, sum(map(len, creations)), time.monotonic())
         if offer is None:
             return await self._store.create(requests)
         granted = None

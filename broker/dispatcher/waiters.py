@@ -100,6 +100,8 @@ class RunningClaim(NamedTuple):
     waiters: list[Waiter]
     impatient: list[Waiter]
     news: dict[int, int]
+    is_offer: bool
+    """The tasks it claims are yet to be created."""
 
 
 class Waiters:
@@ -258,8 +260,9 @@ class Waiters:
             heappush(self._due, entry)
         return running
 
-    def offer(self, topics: Iterable[str], now_s: float) -> RunningClaim | None:
-        """A claim on tasks that are about to be created on these topics, if anybody can make it.
+    def offer(self, topics: Iterable[str], tasks: int, now_s: float) -> RunningClaim | None:
+        """A claim on so many tasks that are about to be created on these topics, if anybody can
+        make it.
 
         Only who would be served first by a look at any of its lanes can: nobody came to one of
         them before, and as far as is known nothing is there. The create makes sure of that.
@@ -272,7 +275,7 @@ class Waiters:
             if group.lanes and not group.is_due and self._is_dry(group, now_s):
                 views = [self._views[lane.lane_id] for lane, _, _ in group.lanes]
                 if all(not view.is_claimed and _is_first(group, view) for view in views):
-                    return self._start(group, now_s)
+                    return self._start(group, now_s, tasks)
         return None
 
     def _is_dry(self, group: _Group, now_s: float) -> bool:
@@ -286,9 +289,11 @@ class Waiters:
         while group.waiters and group.first.caller.is_gone and not group.first.in_claim:
             self._remove(group, group.first)
 
-    def _start(self, group: _Group, now_s: float) -> RunningClaim | None:
+    def _start(
+        self, group: _Group, now_s: float, offered: int | None = None
+    ) -> RunningClaim | None:
         group.is_due = False
-        waiters = self._take_turns(group)
+        waiters = self._take_turns(group, offered or CLAIM_TASKS_MAX)
         if not waiters:
             return None
         scans = []
@@ -306,19 +311,20 @@ class Waiters:
             [waiter.worker_id for waiter in waiters],
             [waiter.tasks_max for waiter in waiters],
         )
-        return RunningClaim(claim, group, waiters, list(group.impatient), news)
+        is_offer = offered is not None
+        return RunningClaim(claim, group, waiters, list(group.impatient), news, is_offer)
 
-    def _take_turns(self, group: _Group) -> list[Waiter]:
+    def _take_turns(self, group: _Group, wanted: int) -> list[Waiter]:
         """Those whom the next claim serves. Nothing is locked for a client that has left."""
         waiters: list[Waiter] = []
-        room = CLAIM_TASKS_MAX
+        tasks = 0
         for waiter in list(itertools.islice(group.waiters, CLAIM_WAITERS_MAX)):
             if waiter.caller.is_gone:
                 self._remove(group, waiter)
                 continue
-            if waiters and waiter.tasks_max > room:
+            if waiters and (tasks >= wanted or tasks + waiter.tasks_max > CLAIM_TASKS_MAX):
                 break
-            room -= waiter.tasks_max
+            tasks += waiter.tasks_max
             waiter.in_claim = True
             waiters.append(waiter)
         if group.waiters and not waiters:
@@ -332,7 +338,9 @@ class Waiters:
             (view.returned if returned else view.fresh).raise_to(position)
         for place, waiter in enumerate(running.waiters):
             waiter.body, waiter.tasks = granted.bodies.get(place, (b"[]", 0))
-        is_drained = granted.seen < sum(running.claim.tasks_max) and granted.seen == granted.locked
+        # A claim that got all it wanted may have left some. Of what an offer left, news will come.
+        is_all = running.is_offer or granted.seen < sum(running.claim.tasks_max)
+        is_drained = is_all and granted.seen == granted.locked
         for lane_id, news in running.news.items():
             view = self._views[lane_id]
             is_dry = is_drained and view.news == news

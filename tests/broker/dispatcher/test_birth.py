@@ -12,12 +12,11 @@ from typing import Any
 
 import anyio
 import asyncpg
-import msgspec
 import pytest
 
 from broker import dispatcher as dispatcher_module
 from broker.core import Core
-from broker.dispatcher import Delivery, Subscription, waiters
+from broker.dispatcher import Delivery, waiters
 from broker.errors import Unavailable
 from broker.store import Store
 from broker.task import State
@@ -26,7 +25,6 @@ from tests.eventually import eventually
 from tests.factories import (
     Client,
     TaskJson,
-    answers,
     create,
     creation,
     decoded,
@@ -262,6 +260,25 @@ async def test_who_came_first_is_served_first(lane: None, core: Core) -> None:
         assert parked.ids == [ids[:1], ids[1:3], ids[3:]]
 
 
+async def test_no_more_waiters_are_looked_at_than_there_are_tasks(lane: None, core: Core) -> None:
+    """Or one task among ten thousand parked polls would cost a hundred of them a look."""
+    looked_at = 0
+
+    class Watched(Client):
+        @property
+        def is_gone(self) -> bool:
+            nonlocal looked_at
+            looked_at += 1
+            return False
+
+    async with parking(core) as parked:
+        for _ in range(5):
+            await parked.poll(client=Watched())
+        looked_at = 0
+        await created(core, {}, {})
+        assert looked_at <= 3
+
+
 async def test_who_gets_nothing_goes_on_waiting(lane: None, core: Core) -> None:
     async with parking(core) as parked:
         await parked.poll()
@@ -370,27 +387,10 @@ async def test_a_refused_task_does_not_keep_others_from_being_delivered(
         assert parked.ids == [[fine["id"]]]
 
 
-async def test_without_waiters_create_is_as_it_was(store: Store) -> None:
-    batch = await store.create([creation({})])
-    assert batch.granted is None
-    assert "task" in msgspec.json.decode(msgspec.json.encode(answers(batch)))[0]
-
-
 async def test_a_wish_for_certain_definitions_holds(lane: None, core: Core) -> None:
     await core.create(creation({"processDefinitionId": "d"}))
     await poll(core.dispatcher)
-    wish = Subscription("t", ("d",), 60_000, None)
-    deliveries: list[Delivery] = []
-
-    async def wait() -> None:
-        deliveries.append(await poll(core.dispatcher, 2, subscriptions=(wish,)))
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(wait)
-
-        async def is_parked() -> bool:
-            return len(core.dispatcher._waiters) == 1 and is_at_rest(core.dispatcher)
-
-        await eventually(is_parked)
+    async with parking(core) as parked:
+        await parked.poll(2, process_definition_ids=("d",))
         ids = await created(core, {}, {"processDefinitionId": "d"})
-    assert [task["id"] for task in decoded(deliveries[0].body)] == ids[1:]
+        assert parked.ids == [ids[1:]]
