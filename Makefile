@@ -9,10 +9,10 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test check bench format
+.PHONY: help setup run demo test check bench bench-quick format
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(SETUP) ## Build .venv with everything in it, as pinned by constraints.txt.
 
@@ -23,7 +23,7 @@ demo: $(SETUP) ## Do real work with three workers, kill one, verify all (DIR=…
 	@$(PYTHON) -m examples.demo $(if $(DIR),"$(DIR)")
 
 test: $(SETUP) ## Run the tests against a real PostgreSQL and real processes.
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(SETUP) ## Check format, lint, types, import rules and the committed OpenAPI document.
 	$(PYTHON) -m ruff format --check .
@@ -33,8 +33,11 @@ check: $(SETUP) ## Check format, lint, types, import rules and the committed Ope
 	.venv/bin/lint-imports
 	$(PYTHON) -m broker.api.openapi --check docs/openapi.json
 
-bench: $(SETUP) ## Measure creating and draining over HTTP on this machine.
+bench: $(SETUP) ## Measure everything beside raw SQL and other libraries: about an hour.
 	@$(PYTHON) -m benchmarks
+
+bench-quick: $(SETUP) ## The same in under two minutes, with less to be believed.
+	@$(PYTHON) -m benchmarks --quick
 
 format: $(SETUP) ## Format the code and mend what the linter can.
 	$(PYTHON) -m ruff format .
