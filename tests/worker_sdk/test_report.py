@@ -264,8 +264,8 @@ async def test_busy_broker_is_told_again_for_as_long_as_the_lease_lasts(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "fetchlock.worker")
-    # It is busy until the first lease has ended.
-    scene.broker.status = lambda items: 200 if "short" in scene.done else 503
+    # It is busy for as long as the first lease lasts.
+    scene.broker.status = lambda items: 503 if "short" in scene.broker.ids()[-1] else 200
     scene.broker.gate.set()
     async with scene.reporting() as reporter:
         for name in ("a", "b"):
