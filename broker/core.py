@@ -11,12 +11,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 import anyio
 import structlog
 
 from broker.batcher import Batcher
+from broker.callbacks import Signer
 from broker.dispatcher import Dispatcher
 from broker.errors import TaskNotFound, Unavailable
 from broker.followers import Followers
@@ -40,15 +41,18 @@ _CLOSE_S: Final = 2.0
 _PARTITIONS_S: Final = 3_600.0
 """Partitions are made weeks ahead, so once an hour is plenty, even through a long outage."""
 
+T = TypeVar("T")
+
 _log = structlog.stdlib.get_logger(__name__)
 
 
 class Core:
     """The verbs of one broker process. Bodies are JSON texts that a dialect has validated."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: Settings, store: Store, signer: Signer) -> None:
         assert settings.database_url is not None
         self.settings = settings
+        self.signer = signer
         self.is_draining = False
         self._store = store
         self._followers = Followers(store)
@@ -67,6 +71,12 @@ class Core:
         self._complete = Batcher(store.complete, self._finished, is_idempotent=True)
         self._bpmn_error = Batcher(store.bpmn_error, self._finished, is_idempotent=True)
         self._extend_lock = Batcher(store.extend_lock, self._changed, is_idempotent=True)
+        # A heartbeat may bring log lines, which nobody wants twice.
+        self._heartbeat = Batcher(store.heartbeat, self._changed)
+        self._callback_url = Batcher(store.callback_url, self._changed, is_idempotent=True)
+        self._hand_over = Batcher(store.hand_over, self._finished)
+        # The first of several counts, and one that is said again is told so.
+        self._callback = Batcher(store.callback, self._finished, is_idempotent=True)
         self._pinged_at_s = 0.0
         self._unready: str | None = None
         # Each verb is the submission to its batcher: no call in between.
@@ -76,6 +86,10 @@ class Core:
         self.bpmn_error = self._bpmn_error.submit
         self.extend_lock = self._extend_lock.submit
         self.unlock = self._unlock.submit
+        self.heartbeat = self._heartbeat.submit
+        self.callback_url = self._callback_url.submit
+        self.hand_over = self._hand_over.submit
+        self.callback = self._callback.submit
 
     def _changed(self, batch: Batch) -> None:
         self.dispatcher.done(batch)
@@ -95,18 +109,25 @@ class Core:
         return await self._one(self._store.retry_timeout(task_id, retry_timeout_ms))
 
     async def cancel(self, task_id: str, reason: str | None) -> bytes:
-        """End a task for good; JSON `{state}`."""
+        """End a task for good, or ask its worker to; JSON `{state, cancelRequested?}`."""
         answer = await self._one(self._store.cancel(task_id, reason))
         self._followers.nudge()
         return answer
 
+    async def subtext(self, task_id: str, subtext: str) -> None:
+        """Say in one line how an unfinished task is getting on. Raises `TaskNotFound`, `Conflict`."""
+        await self._once(self._store.subtext(task_id, subtext))
+
     async def _one(self, change: Awaitable[Batch]) -> bytes:
-        try:
-            batch = await change
-        except Retryable as error:
-            raise Unavailable("the database asked to try again") from error
+        batch = await self._once(change)
         self.dispatcher.done(batch)
         return batch.results[0].body
+
+    async def _once(self, change: Awaitable[T]) -> T:
+        try:
+            return await change
+        except Retryable as error:
+            raise Unavailable("the database asked to try again") from error
 
     # Reading ----------------------------------------------------------------
 
@@ -121,11 +142,21 @@ class Core:
         """One page of a search as JSON `{tasks, next}`."""
         return await self._store.list_tasks(filters)
 
+    async def log_lines(self, task_id: str, after: int, limit: int) -> bytes:
+        """The lines of a task's log after a given one, as JSON `{lines, next}`."""
+        return await self._store.log_lines(task_id, after, limit)
+
     async def follow(self, task_id: str, wait_s: float) -> bytes | None:
         """The task once it is finished, or None when the wait is over."""
         if self.is_draining:
             return None
         return await self._followers.follow(task_id, wait_s)
+
+    # Workers ----------------------------------------------------------------
+
+    async def drain(self, worker_id: str, *, is_wished: bool) -> None:
+        """Have a worker's heartbeats tell it to stop, or no longer."""
+        await self._once(self._store.drain(worker_id, is_wished=is_wished))
 
     # Living -----------------------------------------------------------------
 
@@ -160,6 +191,10 @@ class Core:
                 self._bpmn_error,
                 self._extend_lock,
                 self._unlock,
+                self._heartbeat,
+                self._callback_url,
+                self._hand_over,
+                self._callback,
             ):
                 group.start_soon(batcher.serve)
             group.start_soon(self.dispatcher.run)
@@ -195,7 +230,7 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
         await check_schema(pool)
         store = Store(pool, settings)
         await store.load_lanes()
-        core = Core(settings, store)
+        core = Core(settings, store, Signer(await store.signing_keys()))
         async with anyio.create_task_group() as group:
             group.start_soon(core.run)
             yield core

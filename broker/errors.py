@@ -6,6 +6,7 @@
     ├── TaskNotFound                      404  task_not_found
     ├── LockLost                          409  lock_lost
     ├── Conflict                          409  conflict
+    ├── CallbackExpired                   410  callback_expired
     ├── TooLarge                          413  too_large
     ├── UnsupportedMediaType              415  unsupported_media_type
     ├── Invalid                           422  invalid
@@ -69,6 +70,12 @@ class Conflict(BrokerError):
     status, code, title = 409, "conflict", "Conflict"
 
 
+class CallbackExpired(BrokerError):
+    """The callback URL was for an attempt that is over, or its time is."""
+
+    status, code, title = 410, "callback_expired", "The callback has expired"
+
+
 class TooLarge(BrokerError):
     """The body has more bytes than the limit."""
 
@@ -117,6 +124,7 @@ BY_CODE = {
         TaskNotFound,
         LockLost,
         Conflict,
+        CallbackExpired,
         TooLarge,
         UnsupportedMediaType,
         Invalid,

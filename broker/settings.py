@@ -33,6 +33,7 @@ class SettingsError(Exception):
 
 
 _PostgresUrl = Annotated[str, Meta(pattern="^postgres(ql)?://")]
+_HttpUrl = Annotated[str, Meta(pattern=r"^https?://[^\s?#]+$")]
 
 
 def _within(least: float, most: float, meaning: str) -> Meta:
@@ -64,6 +65,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retry_factor: Annotated[float, _within(1, 100, "What each further wait grows by.")] = 2.0
     retry_cap_ms: Annotated[int, _within(0, 86_400_000, "No retry waits longer.")] = 300_000
     max_expiries: Annotated[int, _within(1, 1_000, "Locks lost until a task is poison.")] = 5
+
+    # A checkpoint is written anew with each change, beside the hot rows.
+    checkpoint_bytes_max: Annotated[int, _within(2, 1_048_576, "Of a checkpoint.")] = 65_536
+    # A task whose log is larger wants a file store, and a link to it.
+    log_lines_max: Annotated[int, _within(1, 1_000_000, "Log lines of a task.")] = 10_000
+    log_lines_per_minute_max: Annotated[int, _within(1, 1_000_000, "Of a task.")] = 1_000
+    hand_over_timeout_ms: Annotated[
+        int, _within(1_000, 31_536_000_000, "How long a callback is waited for, unless said.")
+    ] = 86_400_000
+    public_url: Annotated[
+        _HttpUrl | None,
+        Meta(description="Where outside parties reach this broker. Absent: as the worker does."),
+    ] = None
 
     max_tasks_max: Annotated[int, _within(1, 10_000, "Tasks of one fetch.")] = 1_000
     lock_duration_ms_min: Annotated[int, _within(1, 86_400_000, "The shortest lock.")] = 1_000

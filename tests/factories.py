@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import msgspec
@@ -20,6 +20,9 @@ from broker.dispatcher.waiter import Waiter
 from broker.dispatcher.waiters import Waiters
 from broker.store import Batch, Lane, Store
 from broker.task import FINISHED, State
+from tests.eventually import eventually
+
+Answer = TypeVar("Answer")
 
 TaskJson = dict[str, Any]
 
@@ -72,6 +75,19 @@ async def ask(verb: StoreVerb, worker_id: str | None, *tasks: TaskJson) -> list[
 def held(task: TaskJson, **members: Any) -> TaskJson:
     """A locked task as its worker names it in a request."""
     return {"id": task["id"], "lockToken": task["lockToken"], **members}
+
+
+async def beat(
+    store: Store, *tasks: TaskJson, worker_id: str = "w1", lock_duration_ms: int = 30_000
+) -> list[TaskJson]:
+    """The answers to one heartbeat about tasks."""
+    said = request(worker_id, *tasks, lockDurationMs=lock_duration_ms)
+    return answers(await store.heartbeat([said]))
+
+
+def called_back(task: TaskJson, **members: Any) -> str:
+    """A request of an outside party that was given a task: it succeeded, if nothing else is said."""
+    return request(None, held(task, **({"isSuccess": True} | members)))
 
 
 # Making and locking -----------------------------------------------------------
@@ -172,6 +188,32 @@ async def make_due(connection: Any, *task_ids: str) -> None:
     assert status == f"UPDATE {len(task_ids)}"
 
 
+async def run_out(connection: Any, *task_ids: str) -> None:
+    """Let the time for callbacks of tasks that were handed over end now."""
+    status = await connection.execute(
+        """
+        UPDATE fetchlock.open_task SET lock_expires_at = clock_timestamp()
+        WHERE id = ANY ($1::uuid[]) AND state = 'awaiting'
+        """,
+        task_ids,
+    )
+    assert status == f"UPDATE {len(task_ids)}"
+
+
+async def overrun(connection: Any, *task_ids: str) -> None:
+    """Let the timeouts of tasks come now."""
+    status = await connection.execute(
+        """
+        UPDATE fetchlock.open_task SET deadline_at = statement_timestamp(),
+            total_expires_at = CASE WHEN total_expires_at = deadline_at THEN statement_timestamp()
+                                    ELSE total_expires_at END
+        WHERE id = ANY ($1::uuid[]) AND deadline_at IS NOT NULL
+        """,
+        task_ids,
+    )
+    assert status == f"UPDATE {len(task_ids)}"
+
+
 async def state_of(connection: Any, task_id: str) -> State | None:
     """The one state a task is in, or None where there is no such task."""
     rows = await connection.fetch(
@@ -197,17 +239,43 @@ async def row_of(connection: Any, task_id: str) -> dict[str, Any]:
 async def everything(connection: Any) -> list[Any]:
     """All rows of all tasks, to see that a refused verb has changed none."""
     return [
-        list(await connection.fetch(f"SELECT *, xmin FROM fetchlock.{table} ORDER BY id"))  # noqa: S608
-        for table in ("task", "open_task", "outcome")
+        list(await connection.fetch(f"SELECT t.*, xmin FROM fetchlock.{table} t ORDER BY t::text"))  # noqa: S608
+        for table in ("task", "open_task", "outcome", "progress", "log_line", "callback")
     ]
+
+
+async def shown(store: Store, task_id: str) -> TaskJson:
+    """A task as the API shows it."""
+    [(body, _)] = (await store.get_tasks([task_id])).values()
+    task: TaskJson = msgspec.json.decode(body)
+    return task
+
+
+async def are_blocked(connection: Any, wanted: int) -> bool:
+    """Whether so many statements in this database wait for another one's lock."""
+    blocked: int = await connection.fetchval(
+        """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'
+        """
+    )
+    return blocked == wanted
 
 
 async def is_blocked(connection: Any) -> bool:
     """Whether a statement in this database waits for another one's lock."""
-    blocked: bool = await connection.fetchval(
-        """
-        SELECT EXISTS (SELECT FROM pg_stat_activity
-                       WHERE datname = current_database() AND wait_event_type = 'Lock')
-        """
-    )
-    return blocked
+    return not await are_blocked(connection, 0)
+
+
+async def behind(connection: Any, watcher: Any, ask_now: Callable[[], Awaitable[Answer]]) -> Answer:
+    """What is answered to who has to wait for the transaction that `connection` is in."""
+    told: list[Answer] = []
+
+    async def ask_and_wait() -> None:
+        told.append(await ask_now())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask_and_wait)
+        await eventually(lambda: is_blocked(watcher))
+        await connection.execute("COMMIT")
+    return told[0]

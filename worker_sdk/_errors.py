@@ -7,6 +7,7 @@
     ├── TaskNotFound                      404  task_not_found
     ├── LockLost                          409  lock_lost
     ├── Conflict                          409  conflict
+    ├── CallbackExpired                   410  callback_expired
     ├── TooLarge                          413  too_large
     ├── UnsupportedMediaType              415  unsupported_media_type
     ├── Invalid                           422  invalid
@@ -96,6 +97,10 @@ class Conflict(FetchlockError, code="conflict", status=409):
     """The task's state, or an earlier request with the same key, forbids it."""
 
 
+class CallbackExpired(FetchlockError, code="callback_expired", status=410):
+    """The callback URL was for an attempt that is over, or its time is."""
+
+
 class TooLarge(FetchlockError, code="too_large", status=413):
     """The body has more bytes than the broker takes."""
 
@@ -124,6 +129,7 @@ BY_CODE: Final = {
         TaskNotFound,
         LockLost,
         Conflict,
+        CallbackExpired,
         TooLarge,
         UnsupportedMediaType,
         Invalid,

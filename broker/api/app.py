@@ -47,7 +47,7 @@ class _Routes(Router):
 
     def __init__(self, paths: dict[str, _Path]) -> None:
         super().__init__(
-            [Route(path, of_path) for path, of_path in paths.items()],
+            [Route(_pattern(path), of_path) for path, of_path in paths.items()],
             redirect_slashes=False,
             default=_nowhere,
         )
@@ -56,6 +56,11 @@ class _Routes(Router):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         fixed = self._fixed.get(scope["path"]) if scope["type"] == "http" else None
         await (fixed or super().__call__)(scope, receive, send)
+
+
+def _pattern(path: str) -> str:
+    """A path as the router takes it. Workers choose their names, and may choose slashes."""
+    return path.replace("{workerId}", "{workerId:path}")
 
 
 class _Path:

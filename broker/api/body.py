@@ -11,7 +11,7 @@ import re
 from typing import Final, Generic, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from broker.api.bounds import bounded
 from broker.api.instant import decode_instant
@@ -20,6 +20,7 @@ from broker.errors import Invalid
 from broker.settings import Settings
 
 S = TypeVar("S", bound=Struct)
+T = TypeVar("T")
 
 _COMPLAINT: Final = re.compile(
     r"(?:Object (?P<what>contains unknown|missing required) field `(?P<field>.*?)`|(?P<text>.*?))"
@@ -62,12 +63,12 @@ class Body(Generic[S]):
         return decode(self._escaped if b"\\" in body else self._plain, body), text
 
 
-def decoder_of(kind: type[S]) -> msgspec.json.Decoder[S]:
+def decoder_of(kind: type[T]) -> msgspec.json.Decoder[T]:
     """A decoder that knows the edge's own types."""
     return msgspec.json.Decoder(kind, dec_hook=decode_instant)
 
 
-def decode(decoder: msgspec.json.Decoder[S], body: bytes) -> S:
+def decode(decoder: msgspec.json.Decoder[T], body: bytes | Raw) -> T:
     """Decode, or tell as `Invalid` what is wrong and where."""
     try:
         return decoder.decode(body)

@@ -8,13 +8,13 @@ ones go on, and each bad one gets its error in its place of the answer.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_args
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import Raw, Struct
 
 from broker.api.body import Body, decode, decoder_of
-from broker.api.bounds import Bound, bounded
+from broker.api.bounds import bounded
 from broker.api.json_text import checked_text, with_surrogates_as_nul
 from broker.errors import Invalid
 from broker.settings import Settings
@@ -38,7 +38,11 @@ class Bulk(Generic[S]):
         # Around an item's variables stand the body, its list and the item.
         self._whole = Body(kind, settings, levels=3)
         self._item = Body(item, settings)
-        tasks = Annotated[list[Raw], Meta(min_length=1), Bound(max_length="batch_tasks_max")]
+        tasks: Any = list[Raw]
+        # With the limits that the list of items has.
+        [listed] = (each.type for each in msgspec.structs.fields(kind) if each.name == "tasks")
+        for mark in get_args(listed)[1:]:
+            tasks = Annotated[tasks, mark]
         loose = msgspec.defstruct(kind.__name__, [("tasks", tasks)], bases=(kind,), kw_only=True)
         self._loose: msgspec.json.Decoder[Any] = decoder_of(bounded(loose, settings))
 
@@ -68,18 +72,26 @@ class Bulk(Generic[S]):
         request.tasks = good
         # The members beside the tasks have been decoded, but their text was never looked at.
         text = checked_text(msgspec.json.encode(request), self._whole.depth_max)
-        return Sifted(text if good else None, refused)
+        return Sifted(text, refused)
 
 
 class Sifted(NamedTuple):
-    """The good items' JSON text, None without any, and what to answer in each bad one's place."""
+    """The body's JSON text with the good items only, and what to answer in each bad one's place."""
 
-    text: str | None
+    text: str
     refused: list[Raw | None] = []  # noqa: RUF012  # Never changed; empty when all are good.
 
     async def results(self, verb: Callable[[str], Awaitable[Results]]) -> bytes:
-        """The verb's results as a JSON array, one object per item of the body, in order."""
-        results = b"[]" if self.text is None else (await verb(self.text)).body
+        """The verb's results as a JSON array, one object per item of the body, in order.
+
+        It is not asked about no tasks at all.
+        """
+        if self.refused and all(self.refused):
+            return self.filled_in(b"[]")
+        return self.filled_in((await verb(self.text)).body)
+
+    def filled_in(self, results: bytes) -> bytes:
+        """The results of the good items, with those of the bad ones between them."""
         if not self.refused:
             return results
         accepted = iter(msgspec.json.decode(results, type=list[Raw]))

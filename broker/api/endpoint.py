@@ -37,6 +37,11 @@ _log = structlog.stdlib.get_logger(__name__)
 _level = logging.getLogger(__name__)
 """Asked before a line is put together: most brokers do not log their requests."""
 
+_SECRETS: Final = frozenset({"token"})
+"""Parameters of paths that are never logged: who knows a callback's token may end its task."""
+
+_HOST: Final = re.compile(rb"(?:[\w.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?", re.ASCII)
+
 _JSON: Final = re.compile(rb"application/(?:[\w.+-]+\+)?json\s*(?:;|\Z)", re.IGNORECASE)
 
 
@@ -60,14 +65,24 @@ class ClientGone(Exception):
 class Call:
     """One request, as a verb sees it."""
 
-    __slots__ = ("_receive", "caller", "headers", "parameters", "query")
+    __slots__ = ("_receive", "_scope", "caller", "headers", "parameters", "query")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self._receive = receive
+        self._scope = scope
         self.caller = Caller(receive)
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.parameters: dict[str, str] = scope.get("path_params", {})
         self.query: bytes = scope["query_string"]
+
+    @property
+    def base_url(self) -> str:
+        """Where the caller has reached the broker, by its own account if that can be one."""
+        host = self.headers.get(b"host", b"")
+        if _HOST.fullmatch(host):
+            return f"{self._scope['scheme']}://{host.decode()}"
+        name, port = self._scope["server"]
+        return f"{self._scope['scheme']}://{f'[{name}]' if ':' in name else name}:{port}"
 
     async def read(self, kind: Body[S]) -> tuple[S, str]:
         """The request's body as `kind` reads it. Raises `Invalid` and what `body` raises."""
@@ -164,7 +179,11 @@ class Endpoint:
                 method=key[0],
                 status=status,
                 duration_ms=round(seconds * 1000, 3),
-                **scope.get("path_params", {}),
+                **{
+                    name: text
+                    for name, text in scope.get("path_params", {}).items()
+                    if name not in _SECRETS
+                },
             )
 
 
@@ -199,7 +218,7 @@ async def _hand_over(
 
 def _head(reply: Reply) -> Message:
     headers = list(reply.headers)
-    if reply.status != 204:  # Which has no body, not even one of no bytes (RFC 9110, 8.6).
+    if reply.status not in (204, 304):  # They have no body, not even of no bytes (RFC 9110, 8.6).
         headers.append((b"content-type", reply.content_type))
         headers.append((b"content-length", b"%d" % len(reply.body)))
     return {"type": "http.response.start", "status": reply.status, "headers": headers}

@@ -9,98 +9,43 @@ change of the contract is seen in review; `make check` compares it:
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, NamedTuple, get_args, get_origin
+from typing import Any, Final, get_args, get_origin
 
 import msgspec
-from msgspec import Struct
 
 from broker.api.bounds import bounded
 from broker.api.instant import Instant
-from broker.api.native import answers, wire
-from broker.api.native.parameters import PAGE_MAX, WAIT_S_MAX
+from broker.api.native import answers
+from broker.api.native.operations import IN_PATHS, OPERATIONS
 from broker.api.native.routes import ROUTES
 from broker.settings import Settings
 
 Json = dict[str, Any]
 
 _REFUSALS: Final = {
+    403: "No key of this broker has signed it, or it is about another task",
     404: "No such task",
     409: "The lock is not the caller's, or the task's state forbids it",
+    410: "The time of the callback, or its attempt, is over",
     413: "The body is too large",
     415: "The body is not JSON by its Content-Type",
     422: "The request breaks the contract",
     429: "The caller asks for more than its share: try again after Retry-After",
     503: "Not now: try again after Retry-After",
 }
-_SUCCESSES: Final = {200: "Done", 202: "Accepted", 204: "Done"}
-_HELD: Final = (404, 409)
-_REPLAYED: Final = "Idempotency-Replayed"
-
-
-class Operation(NamedTuple):
-    """What the document says of one verb, beside what its types say."""
-
-    summary: str
-    request: type[Struct] | None
-    answers: dict[int, Any]
-    refusals: tuple[int, ...] = ()
-    tells: tuple[str, ...] = ()
-    """Headers that successful answers may carry."""
-
-
-OPERATIONS: Final = {
-    "create": Operation(
-        "Create a task",
-        wire.Create,
-        {200: answers.Task, 202: answers.Task},
-        (409,),
-        ("Location", "Preference-Applied", _REPLAYED),
-    ),
-    "create_batch": Operation("Create many tasks", wire.CreateBatch, {202: answers.ResultList}),
-    "list_tasks": Operation("Search tasks, newest first", None, {200: answers.TaskPage}, (422,)),
-    "get_task": Operation("Look at a task", None, {200: answers.Task}, (404,)),
-    "fetch_and_lock": Operation(
-        "Lock tasks, waiting until there are some",
-        wire.FetchAndLock,
-        {200: list[answers.LockedTask]},
-        (429,),
-    ),
-    "complete": Operation("Finish a task", wire.Complete, {204: None}, _HELD, (_REPLAYED,)),
-    "complete_batch": Operation("Finish many tasks", wire.CompleteBatch, {200: answers.ResultList}),
-    "fail": Operation("Report a failure", wire.Fail, {200: answers.Failed}, _HELD),
-    "fail_batch": Operation("Report many failures", wire.FailBatch, {200: answers.ResultList}),
-    "bpmn_error": Operation(
-        "Finish a task with a business outcome", wire.BpmnError, {204: None}, _HELD, (_REPLAYED,)
-    ),
-    "extend_lock": Operation("Extend a lock", wire.ExtendLock, {200: answers.Extended}, _HELD),
-    "extend_lock_batch": Operation(
-        "Extend many locks", wire.ExtendLockBatch, {200: answers.ResultList}
-    ),
-    "unlock": Operation("Give a task back", wire.Unlock, {204: None}, _HELD),
-    "retry_timeout": Operation(
-        "Move a task that waits for its retry",
-        wire.RetryTimeout,
-        {200: answers.Rescheduled},
-        _HELD,
-    ),
-    "retries": Operation(
-        "Set the retries; redrive a failed task", wire.Retries, {200: answers.Redriven}, _HELD
-    ),
-    "cancel": Operation("Cancel a task", wire.Cancel, {200: answers.Cancelled}, _HELD),
-}
-"""By the verb's name in `ROUTES`."""
+_SUCCESSES: Final = {200: "Done", 202: "Accepted", 204: "Done", 304: "As the caller knows it"}
 
 
 def document(settings: Settings) -> bytes:
     """The document as JSON, with these settings' limits in it."""
-    requests = [bounded(each.request, settings) for each in OPERATIONS.values() if each.request]
+    taken = [kind for each in OPERATIONS.values() for kind in (each.request, *each.forms) if kind]
     told = [kind for each in OPERATIONS.values() for kind in each.answers.values() if kind]
     _, schemas = msgspec.json.schema_components(
-        [*requests, *told, answers.Problem, answers.Health],
+        [*(bounded(kind, settings) for kind in taken), *told, answers.Problem, answers.Health],
         schema_hook=_schema_of,
         ref_template="#/components/schemas/{name}",
     )
@@ -132,18 +77,23 @@ def _operation(verb: str, path: str) -> Json:
         str(status): _answer(_SUCCESSES[status], kind, told.tells)
         for status, kind in told.answers.items()
     }
-    refusals = {*told.refusals, 503, *((413, 415, 422) if told.request else ())}
+    refusals = {*told.refusals, 503, *((413, 415, 422) if told.request or told.forms else ())}
     for status in sorted(refusals):
         responses[str(status)] = {"$ref": f"#/components/responses/{status}"}
     operation: Json = {"operationId": verb, "summary": told.summary}
-    if parameters := [*_parameters(verb, path)]:
+    in_path = [IN_PATHS[name] for name in re.findall(r"\{(\w+)\}", path)]
+    if parameters := [*in_path, *told.parameters]:
         operation["parameters"] = parameters
     if told.request:
-        operation["requestBody"] = {
-            "required": any(f.required for f in msgspec.structs.fields(told.request)),
-            "content": {"application/json": {"schema": _reference(told.request)}},
-        }
+        needed = any(field.required for field in msgspec.structs.fields(told.request))
+        operation["requestBody"] = _body(_reference(told.request), needed)
+    elif told.forms:
+        operation["requestBody"] = _body({"anyOf": [*map(_reference, told.forms), {}]}, True)
     return operation | {"responses": responses}
+
+
+def _body(schema: Json, needed: bool) -> Json:
+    return {"required": needed, "content": {"application/json": {"schema": schema}}}
 
 
 def _refusal(status: int) -> Json:
@@ -171,35 +121,6 @@ def _schema_of(kind: type) -> Json:
     assert kind is Instant
     return {"type": "string", "format": "date-time"}
 
-
-def _parameters(verb: str, path: str) -> Iterator[Json]:
-    if "{id}" in path:
-        yield _parameter("path", "id", {"type": "string"}, required=True)
-    if verb == "create":
-        key = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]*$"}
-        yield _parameter("header", "Idempotency-Key", key)
-        wait = f"`wait=N`: wait up to N seconds (at most {WAIT_S_MAX}) for the task to finish."
-        yield _parameter("header", "Prefer", {"type": "string"}, description=wait)
-    if verb == "list_tasks":
-        for name, schema in _SEARCH.items():
-            yield _parameter("query", name, schema)
-
-
-def _parameter(place: str, name: str, schema: Json, **more: Any) -> Json:
-    return {"name": name, "in": place, "schema": schema, **more}
-
-
-_SEARCH: Final[dict[str, Json]] = {
-    "topic": {"type": "string"},
-    "state": {"enum": list(get_args(answers.State))},
-    "workerId": {"type": "string"},
-    "businessKey": {"type": "string"},
-    "processInstanceId": {"type": "string"},
-    "createdAfter": {"type": "string", "format": "date-time"},
-    "createdBefore": {"type": "string", "format": "date-time"},
-    "limit": {"type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": 50},
-    "after": {"type": "string", "description": "The `next` of the page before."},
-}
 
 _FOR_OPERATORS: Final[Json] = {
     "/livez": {

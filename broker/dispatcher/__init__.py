@@ -5,8 +5,8 @@ should look now. This module does the I/O around it, in four loops that live
 in the core's task group:
 
 1. claims      run what `waiters` says should be run
-2. deadlines   take back expired locks, make delayed tasks ready, then sleep
-               until the next deadline
+2. deadlines   take back expired locks, make delayed tasks ready, settle what ran
+               out otherwise, then sleep until the next deadline
 3. wake-ups    hear of the work that other processes got, tell them of ours
 4. second look ask once a second for all lanes together, in case news got lost
 
@@ -310,8 +310,13 @@ class Dispatcher:
             None if looked_at_s is None else (now_s - looked_at_s) * 1000 + _LOOK_BACK_MARGIN_MS
         )
         swept = await self._store.release_due(look_back_ms, TICK_S * 1000)
-        self.wake(swept.wakes, 0 if swept.has_more else swept.next_in_ms)
-        return swept.has_more
+        has_more = swept.has_more
+        self.wake(swept.wakes, 0 if has_more else swept.next_in_ms)
+        if swept.has_to_settle:
+            settled = await self._store.settle_due(look_back_ms)
+            has_more |= settled.has_more
+            self.wake(settled.wakes, 0 if settled.has_more else settled.due_in_ms)
+        return has_more
 
     # 3. Wake-ups ------------------------------------------------------------
 

@@ -19,6 +19,8 @@ class Results(NamedTuple):
     extras, or `{"code", "detail"}` with the refusal's facts."""
     refused: int
     """How many of the objects are refusals."""
+    is_to_drain: bool = False
+    """Of a heartbeat: whether the worker is to finish what it has and stop."""
 
 
 class Wake(NamedTuple):
@@ -81,7 +83,18 @@ class Swept(NamedTuple):
 
     wakes: list[Wake]
     has_more: bool
+    has_to_settle: bool
+    """Whether something is due that `settle_due` is for."""
     next_in_ms: float | None
+
+
+class Settled(NamedTuple):
+    """What became of tasks that ran out: whom it concerns, and each by its id."""
+
+    wakes: list[Wake]
+    due_in_ms: float | None
+    has_more: bool
+    by_id: dict[str, dict[str, Any]]
 
 
 class ListFilters(NamedTuple):

@@ -19,11 +19,12 @@ import msgspec
 import orjson
 
 from broker import metrics
-from broker.errors import Conflict, Invalid, LockLost, TaskNotFound
+from broker.errors import Conflict, Invalid, Unavailable
 from broker.store import answers, queries
 from broker.store.cursor import Cursor
-from broker.store.database import SHARD, Database
+from broker.store.database import SHARD
 from broker.store.lanes import PRIORITIES_MAX
+from broker.store.long_work import LongWork
 from broker.store.shapes import (
     Batch,
     Claim,
@@ -47,15 +48,15 @@ _SWEPT_MAX: Final = 1_000
 _STATES: Final = {
     "CREATED": ["delayed", "ready"],
     "LOCKED": ["locked"],
+    "AWAITING": ["awaiting"],
     "FAILED": ["failed"],
     "COMPLETED": ["completed"],
     "BPMN_ERROR": ["bpmn_error"],
     "CANCELLED": ["cancelled"],
-    "AWAITING": [],
 }
 
 
-class Store(Database):
+class Store(LongWork):
     """The tasks of one database."""
 
     # Creating ---------------------------------------------------------------
@@ -158,9 +159,8 @@ class Store(Database):
             policy.retry_base_ms, policy.retry_factor, policy.retry_cap_ms,
         )  # fmt: skip
         first = rows[0]
-        for lane_id, count in zip(first["lanes"] or (), first["incidents"] or (), strict=True):
-            if count:
-                metrics.TASKS_FINISHED.labels(self._topic(lane_id), "failed").inc(count)
+        self._count_finished(first, "failed", "incidents")
+        self._count_finished(first, "cancelled", "cancelled")
         results = await self._explained(rows, requests, None)
         return Batch(results, answers.wakes(first, returned=True), first["due_ms"])
 
@@ -171,31 +171,11 @@ class Store(Database):
         return Batch(results, [], rows[0]["due_ms"])
 
     async def unlock(self, requests: Sequence[str]) -> Batch:
-        """Put tasks back at once."""
+        """Put tasks back at once, or, where that was requested, cancel them."""
         rows = await self._fetch("unlock", queries.UNLOCK, SHARD, requests)
+        self._count_finished(rows[0], "cancelled", "cancelled")
         results = await self._explained(rows, requests, None)
         return Batch(results, answers.wakes(rows[0], returned=True), None)
-
-    async def _explained(
-        self, rows: Sequence[Any], requests: Sequence[str], finished_state: str | None
-    ) -> list[Results]:
-        """The results of a batch, each refusal with its reason."""
-        results = [answers.results(row) for row in rows]
-        unclear = [place for place, result in enumerate(results) if result.refused]
-        if not unclear:
-            return results
-        texts = [requests[place] for place in unclear]
-        reasons = await self._fetch("refusals", queries.REFUSALS, SHARD, texts, finished_state)
-        by_place: dict[tuple[int, int], str] = {
-            (unclear[row["request"] - 1], row["item"] - 1): row["result"] for row in reasons
-        }
-        for place in unclear:
-            told = msgspec.json.decode(results[place].body)
-            for item, answer in enumerate(told):
-                if answer.get("code") == "refused":
-                    told[item] = msgspec.json.decode(by_place[place, item])
-            results[place] = answers.merged(told)
-        return results
 
     # One task, by its id ----------------------------------------------------
 
@@ -212,10 +192,17 @@ class Store(Database):
         return await self._one(rows, task_id)
 
     async def cancel(self, task_id: str, reason: str | None) -> Batch:
-        """End a task for good. Said of a cancelled one it is no error."""
+        """End a task for good, or ask its worker to. Said of a cancelled one it is no error."""
         rows = await self._fetch("cancel", queries.CANCEL, SHARD, task_id, reason)
+        if rows and rows[0]["is_recorded"]:
+            # Its callback came first, and only has to be applied.
+            await self.settle_due(None, [task_id])
+            rows = await self._fetch("cancel", queries.CANCEL, SHARD, task_id, reason)
         if rows:
-            metrics.TASKS_FINISHED.labels(self._topic(rows[0]["lane_id"]), "cancelled").inc()
+            if rows[0]["is_recorded"]:
+                raise Unavailable("the task's callback is just being applied")
+            if rows[0]["is_cancelled"]:
+                metrics.TASKS_FINISHED.labels(self._topic(rows[0]["lane_id"]), "cancelled").inc()
             return Batch([Results(rows[0]["answer"].encode(), 0)], [], None)
         try:
             await self._refuse(task_id)
@@ -223,30 +210,6 @@ class Store(Database):
             if conflict.facts.get("state") != "CANCELLED":
                 raise
         return Batch([Results(b'{"state":"CANCELLED"}', 0)], [], None)
-
-    async def _one(self, rows: Sequence[Any], task_id: str) -> Batch:
-        if not rows:
-            await self._refuse(task_id)
-        row = rows[0]
-        position = row["position"]
-        wakes = [] if position is None else [Wake(row["lane_id"], position, returned=True)]
-        return Batch([Results(row["answer"].encode(), 0)], wakes, row["due_ms"])
-
-    async def _refuse(self, task_id: str) -> None:
-        """Raise why a verb found no task to work on.
-
-        Raises:
-            TaskNotFound: There is none.
-            Conflict: It is in a state the verb does not start from.
-        """
-        request = orjson.dumps({"tasks": [{"id": task_id}]}).decode()
-        [row] = await self._fetch("refusals", queries.REFUSALS, SHARD, [request], None)
-        reason = msgspec.json.decode(row["result"])
-        facts = {"taskId": task_id, "state": reason.get("state")}
-        if reason["code"] == TaskNotFound.code:
-            raise TaskNotFound(reason["detail"], {"taskId": task_id})
-        assert reason["code"] == LockLost.code
-        raise Conflict("the task's state does not allow this", facts)
 
     # Reading ----------------------------------------------------------------
 
@@ -303,7 +266,8 @@ class Store(Database):
                 metrics.TASKS_FINISHED.labels(topic, "failed").inc(row["incidents"])
             if row["position"] is not None:
                 wakes.append(Wake(row["lane_id"], row["position"], returned=True))
-        return Swept(wakes, rows[0]["more"], rows[0]["next_due_ms"])
+        first = rows[0]
+        return Swept(wakes, first["more"], first["to_settle"], first["next_due_ms"])
 
     async def ready_lanes(self, floors: dict[int, int]) -> tuple[list[int], bool]:
         """Which of these lanes have work beyond their floors, and whether there are new lanes."""
@@ -327,13 +291,7 @@ class Store(Database):
         """Raise `Unavailable` where the database does not answer."""
         await self._fetch("ping", "SELECT 1")
 
-    # Figures ------------------------------------------------------------
-
     def _count_fetched(self, lane_ids: Sequence[int] | None, counts: Sequence[int] | None) -> int:
         for lane_id, count in zip(lane_ids or (), counts or (), strict=True):
             metrics.TASKS_FETCHED.labels(self._topic(lane_id)).inc(count)
         return sum(counts or ())
-
-    def _count_finished(self, row: Any, outcome: str) -> None:
-        for lane_id, count in zip(row["lanes"] or (), row["counts"] or (), strict=True):
-            metrics.TASKS_FINISHED.labels(self._topic(lane_id), outcome).inc(count)

@@ -23,7 +23,7 @@ WITH request AS MATERIALIZED (
     LEFT JOIN LATERAL (
         SELECT t.*, t.state = 'locked' AND t.worker_id = i.worker_id
                     AND (i.lock_token IS NULL OR t.lock_token::text = i.lock_token)
-                    AND t.lock_expires_at > now() AS is_held
+                    AND t.lock_expires_at > now() AND NOT t.called_back AS is_held
         FROM fetchlock.open_task t WHERE t.id = i.id AND t.shard = $1 LIMIT 1
         FOR UPDATE
     ) t ON true

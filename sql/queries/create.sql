@@ -32,6 +32,7 @@ WITH request AS MATERIALIZED (
         (s.stem || lpad(to_hex(row_number() OVER ()), 4, '0'))::uuid AS id,
         coalesce(f."availableAt", now() + f."delayMs" * interval '1 millisecond', now())
             AS available_at,
+        now() + f."totalTimeoutMs" * interval '1 millisecond' AS total_expires_at,
         CASE WHEN f."uniqueKey" IS NOT NULL THEN md5(f::text) END AS fingerprint,
         CASE
             WHEN f."delayMs" IS NOT NULL AND f."availableAt" IS NOT NULL
@@ -47,7 +48,7 @@ WITH request AS MATERIALIZED (
         topic text, variables json, priority integer, "businessKey" text, retries integer,
         "delayMs" bigint, "availableAt" timestamptz, "uniqueKey" text, "processInstanceId" text,
         "processDefinitionId" text, "processDefinitionKey" text, "activityId" text,
-        traceparent text)
+        traceparent text, "executionTimeoutMs" bigint, "totalTimeoutMs" bigint)
     LEFT JOIN LATERAL (
         SELECT l.lane_id FROM fetchlock.lane l
         WHERE l.topic = f.topic AND l.tenant_id = ''
@@ -103,13 +104,25 @@ WITH request AS MATERIALIZED (
     FROM fresh
 ), opened AS (
     INSERT INTO fetchlock.open_task (
-        id, position, available_at, lane_id, retries, size_bytes, shard, state, returned
+        id, position, available_at, lane_id, retries, size_bytes, shard, execution_timeout_ms,
+        total_expires_at, deadline_at, state, returned
         -- <born locked>
         , attempt, worker_id, lock_token, locked_at, lock_expires_at
         -- </born locked>
     )
     SELECT f.id, nextval('fetchlock.position'), f.available_at, f.lane_id, coalesce(f.retries, $3),
-           coalesce(octet_length(f.variables::text), 2), $1,
+           coalesce(octet_length(f.variables::text), 2), $1, f."executionTimeoutMs",
+           f.total_expires_at,
+           -- <born locked>
+           CASE WHEN lock.worker_ids ? f.id::text THEN least(
+               f.total_expires_at, now() + f."executionTimeoutMs" * interval '1 millisecond')
+           ELSE
+           -- </born locked>
+           f.total_expires_at
+           -- <born locked>
+           END
+           -- </born locked>
+           ,
            (CASE
                -- <born locked>
                WHEN lock.worker_ids ? f.id::text THEN 'locked'
@@ -166,7 +179,9 @@ WITH request AS MATERIALIZED (
                     ',"result":null,"retries":', coalesce(i.retries, $3),
                     ',"attempt":0,"workerId":null,"lockExpiresAt":null,"availableAt":',
                     to_json(i.available_at), ',"createdAt":', to_json(now()),
-                    ',"finishedAt":null,"errorCode":null,"errorMessage":null,'
+                    ',"timesOutAt":', coalesce(to_json(i.total_expires_at)::text, 'null'),
+                    ',"startedAt":null,"finishedAt":null,"callbackExpiresAt":null,'
+                    || '"cancelRequested":false,"errorCode":null,"errorMessage":null,'
                     || '"errorDetails":null,"progress":null}}')
             ELSE '{"id":"' || i.id || '"}'
         END, ',' ORDER BY i.item) AS results,
@@ -181,7 +196,11 @@ WITH request AS MATERIALIZED (
             '{"id":"', b.id, '","state":"LOCKED",', ($11::text[])[b.scan],
             ',"lockToken":"', lock.token, '","lockExpiresAt":',
             to_json(now() + ($9::bigint[])[b.scan] * interval '1 millisecond'),
-            ',"result":null,"finishedAt":null,"progress":null,"attempt":1,"workerId":',
+            ',"result":null,"finishedAt":null,"callbackExpiresAt":null,"cancelRequested":false,'
+            || '"progress":null,"attempt":1,"startedAt":', to_json(now()), ',"timesOutAt":',
+            coalesce(to_json(least(b.total_expires_at, now()
+                + b."executionTimeoutMs" * interval '1 millisecond'))::text, 'null'),
+            ',"workerId":',
             to_json(lock.worker_ids ->> b.id::text), ',"retries":', coalesce(b.retries, $3),
             ',"availableAt":', to_json(b.available_at), ',"createdAt":', to_json(now()),
             ',"businessKey":', coalesce(to_json(b."businessKey")::text, 'null'),

@@ -4,8 +4,8 @@
 -- $5 retry_cap_ms double precision
 -- A request is {"workerId", "tasks": [{"id", "lockToken"?, "errorMessage", "errorDetails"?,
 -- "retries"?, "retryTimeoutMs"?}, …]}. What a worker leaves open the policy decides:
--- one retry fewer, and an exponential wait with full jitter (each length up to the
--- bound equally likely, so that tasks that failed together do not come back together).
+-- one retry fewer, and a wait (see retry_wait). Whose cancellation was requested is
+-- not tried again: it is cancelled.
 -- Returns as complete does, and with the first row what to wake.
 WITH request AS MATERIALIZED (
     SELECT r.request, r.body ->> 'workerId' AS worker_id, r.body -> 'tasks' AS tasks
@@ -23,29 +23,31 @@ WITH request AS MATERIALIZED (
         AS f (id, "workerId", "lockToken", "errorMessage", "errorDetails", retries,
               "retryTimeoutMs", item)
 ), judged AS MATERIALIZED (
-    SELECT i.*, t.lane_id, t.position,
+    SELECT i.*, t.lane_id, t.position, t.cancel_requested, t.cancel_reason, t.locked_at, t.attempt,
+           t.expiries, t.failures + 1 AS failures, t.lock_token AS held_token,
            coalesce(t.is_held AND row_number() OVER of_holder = 1, false) AS is_held,
            coalesce(i.given_retries, greatest(t.retries - 1, 0)) AS retries,
-           now() + interval '1 millisecond' * coalesce(i.given_timeout_ms, floor(random()
-               * least($5, $3 * $4 ^ least(t.failures, 64)))::bigint) AS available_at
+           now() + coalesce(interval '1 millisecond' * i.given_timeout_ms,
+                            fetchlock.retry_wait(t.failures, $3, $4, $5)) AS available_at
     FROM (SELECT * FROM item ORDER BY id) i
     LEFT JOIN LATERAL (
         SELECT t.*, t.state = 'locked' AND t.worker_id = i.worker_id
                     AND (i.lock_token IS NULL OR t.lock_token::text = i.lock_token)
-                    AND t.lock_expires_at > now() AS is_held
+                    AND t.lock_expires_at > now() AND NOT t.called_back AS is_held
         FROM fetchlock.open_task t WHERE t.id = i.id AND t.shard = $1 LIMIT 1
         FOR UPDATE
     ) t ON true
     WINDOW of_holder AS (PARTITION BY i.id, t.is_held ORDER BY i.request, i.item)
 ), next AS MATERIALIZED (
-    SELECT *, CASE WHEN retries = 0 THEN 'failed' WHEN available_at > now() THEN 'delayed'
+    SELECT *, CASE WHEN cancel_requested THEN 'cancelled'
+                   WHEN retries = 0 THEN 'failed' WHEN available_at > now() THEN 'delayed'
                    ELSE 'ready' END AS state
     FROM judged
 ), asked AS MATERIALIZED (
     -- A map instead of a join: see fetch_and_lock.
     SELECT jsonb_object_agg(id, jsonb_build_array(
         state, retries, available_at, error_message, error_details)) AS by_id
-    FROM next WHERE is_held
+    FROM next WHERE is_held AND state <> 'cancelled'
 ), moved AS (
     UPDATE fetchlock.open_task t
     SET state = (asked.by_id -> t.id::text ->> 0)::fetchlock.open_state,
@@ -56,13 +58,26 @@ WITH request AS MATERIALIZED (
         error_code = NULL, failures = t.failures + 1,
         worker_id = NULL, lock_token = NULL, locked_at = NULL, lock_expires_at = NULL
     FROM asked
-    WHERE t.id = ANY (ARRAY(SELECT id FROM next WHERE is_held)) AND t.shard = $1
+    WHERE t.id = ANY (ARRAY(SELECT id FROM next WHERE is_held AND state <> 'cancelled'))
+      AND t.shard = $1
+), closed AS (
+    DELETE FROM fetchlock.open_task t
+    WHERE t.id = ANY (ARRAY(SELECT id FROM next WHERE is_held AND state = 'cancelled'))
+      AND t.shard = $1
+), written AS (
+    INSERT INTO fetchlock.outcome (
+        id, locked_at, lock_token, lane_id, state, retries, attempt, failures, expiries, shard,
+        worker_id, error_message, error_details)
+    SELECT id, locked_at, held_token, lane_id, 'cancelled', retries, attempt, failures, expiries,
+           $1, worker_id, coalesce(cancel_reason, error_message), error_details
+    FROM next WHERE is_held AND state = 'cancelled'
 ), told AS (
     SELECT request,
            string_agg(CASE WHEN is_held THEN json_build_object(
                    'id', id, 'outcome', 'done',
-                   'state', CASE state WHEN 'failed' THEN 'FAILED' ELSE 'CREATED' END,
-                   'retries', retries, 'availableAt', available_at)::text
+                   'state', CASE WHEN state IN ('delayed', 'ready') THEN 'CREATED'
+                                 ELSE upper(state) END, 'retries', retries,
+                   'availableAt', CASE WHEN state <> 'cancelled' THEN available_at END)::text
                ELSE json_build_object('id', given_id, 'code', 'refused')::text
                END, ',' ORDER BY item) AS results,
            count(*) FILTER (WHERE NOT is_held) AS refused
@@ -70,17 +85,18 @@ WITH request AS MATERIALIZED (
 )
 SELECT r.request::integer, '[' || coalesce(t.results, '') || ']' AS results,
        coalesce(t.refused, 0)::integer AS refused, w.lanes, w.counts, w.positions, w.due_ms,
-       w.incidents
+       w.incidents, w.cancelled
 FROM request r
 LEFT JOIN told t USING (request)
 LEFT JOIN (
     SELECT array_agg(lane_id) AS lanes, array_agg(tasks) AS counts,
            array_agg(position) AS positions,
            (extract(epoch FROM min(due_at) - now()) * 1000)::double precision AS due_ms,
-           array_agg(incidents) AS incidents
+           array_agg(incidents) AS incidents, array_agg(cancelled) AS cancelled
     FROM (
         SELECT lane_id, count(*)::integer AS tasks,
                count(*) FILTER (WHERE state = 'failed')::integer AS incidents,
+               count(*) FILTER (WHERE state = 'cancelled')::integer AS cancelled,
                min(position) FILTER (WHERE state = 'ready') AS position,
                min(available_at) FILTER (WHERE state = 'delayed') AS due_at
         FROM next WHERE is_held GROUP BY lane_id

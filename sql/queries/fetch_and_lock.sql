@@ -67,17 +67,22 @@ WITH scan AS MATERIALIZED (
                          ELSE owner.worker_ids ->> t.id::text END,
         lock_token = fence.lock_token, locked_at = now(),
         lock_expires_at = now() + interval '1 millisecond'
-            * ($6::bigint[])[array_position($2::integer[], t.lane_id)]
+            * ($6::bigint[])[array_position($2::integer[], t.lane_id)],
+        -- The first lock starts it; `least` keeps what is earlier, and passes over nulls.
+        deadline_at = least(t.deadline_at,
+                            now() + interval '1 millisecond' * t.execution_timeout_ms)
     FROM owner, fence
     WHERE t.id = ANY (ARRAY(SELECT id FROM picked)) AND t.shard = $1
     RETURNING t.id, t.position, t.worker_id, t.available_at, t.retries, t.attempt, t.error_code,
-        t.error_message, t.error_details, array_position($2::integer[], t.lane_id) AS scan
+        t.error_message, t.error_details, t.deadline_at, t.reported,
+        array_position($2::integer[], t.lane_id) AS scan
 ), alike AS MATERIALIZED (
     -- What all tasks of one scan have in common is put together once, not once a task.
     SELECT array_agg(concat(
         ',"state":"LOCKED",', s.lane_json, ',"lockToken":"', fence.lock_token,
         '","lockExpiresAt":', to_json(now() + s.lock_duration_ms * interval '1 millisecond'),
-        ',"result":null,"finishedAt":null,"progress":null') ORDER BY s.scan) AS members
+        ',"result":null,"finishedAt":null,"callbackExpiresAt":null,"cancelRequested":false',
+        ',"startedAt":', to_json(now())) ORDER BY s.scan) AS members
     FROM unnest($6::bigint[], $8::text[]) WITH ORDINALITY
         AS s (lock_duration_ms, lane_json, scan), fence
 ), told AS MATERIALIZED (
@@ -105,6 +110,12 @@ WITH scan AS MATERIALIZED (
                 ',"errorCode":', coalesce(to_json(o.error_code)::text, 'null'),
                 ',"errorMessage":', coalesce(to_json(o.error_message)::text, 'null'),
                 ',"errorDetails":', coalesce(to_json(o.error_details)::text, 'null')) END,
+            CASE WHEN o.deadline_at IS NULL AND NOT o.reported THEN
+                ',"timesOutAt":null,"progress":null'
+            ELSE concat(
+                ',"timesOutAt":', coalesce(to_json(o.deadline_at)::text, 'null'), ',',
+                CASE WHEN o.reported THEN fetchlock.reported(o.id, $1)
+                     ELSE '"progress":null' END) END,
             ',"variables":', CASE WHEN ($7::text[])[o.scan] IS NULL THEN t.variables ELSE (
                 SELECT coalesce(json_object_agg(n.name, t.variables -> n.name), '{}')
                 FROM json_array_elements_text(($7::text[])[o.scan]::json) AS n (name)

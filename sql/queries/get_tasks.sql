@@ -1,6 +1,6 @@
 -- get_tasks: tasks as the API shows them, finished or not; unknown ids give no row.
 -- $1 shard smallint, $2 ids uuid[]
-SELECT i.id, coalesce(f.state IS NOT NULL, false) AS is_finished, json_build_object(
+SELECT i.id, coalesce(f.state IS NOT NULL, false) AS is_finished, concat(left(json_build_object(
     'id', i.id, 'topic', l.topic,
     'state', CASE WHEN f.state IS NOT NULL THEN upper(f.state::text)
                   WHEN o.state IN ('delayed', 'ready') THEN 'CREATED'
@@ -12,11 +12,17 @@ SELECT i.id, coalesce(f.state IS NOT NULL, false) AS is_finished, json_build_obj
     'tenantId', nullif(l.tenant_id, ''), 'traceparent', t.traceparent,
     'variables', t.variables, 'result', f.result,
     'retries', coalesce(o.retries, f.retries), 'attempt', coalesce(o.attempt, f.attempt),
-    'workerId', coalesce(o.worker_id, f.worker_id), 'lockExpiresAt', o.lock_expires_at,
-    'availableAt', o.available_at, 'createdAt', t.created_at, 'finishedAt', f.finished_at,
+    'workerId', coalesce(o.worker_id, f.worker_id),
+    'lockExpiresAt', CASE o.state WHEN 'locked' THEN o.lock_expires_at END,
+    'callbackExpiresAt', CASE o.state WHEN 'awaiting' THEN o.lock_expires_at END,
+    'availableAt', o.available_at, 'createdAt', t.created_at,
+    'startedAt', coalesce(o.locked_at, f.locked_at), 'finishedAt', f.finished_at,
+    'timesOutAt', CASE WHEN o.state <> 'failed' THEN o.deadline_at END,
+    'cancelRequested', coalesce(o.cancel_requested, false),
     'errorCode', coalesce(o.error_code, f.error_code),
     'errorMessage', coalesce(o.error_message, f.error_message),
-    'errorDetails', coalesce(o.error_details, f.error_details), 'progress', NULL)::text AS task
+    'errorDetails', coalesce(o.error_details, f.error_details)
+)::text, -1), ',', coalesce(fetchlock.reported(i.id, $1), '"progress":null'), '}') AS task
 FROM unnest($2::uuid[]) WITH ORDINALITY AS i (id, place)
 CROSS JOIN LATERAL (
     SELECT * FROM fetchlock.task t WHERE t.id = i.id AND t.shard = $1 LIMIT 1) t

@@ -22,11 +22,14 @@ SELECT i.request::integer, i.item::integer, (CASE
     WHEN o.state = 'locked' THEN json_build_object(
         'id', i.given_id, 'code', 'lock_lost', 'state', 'LOCKED',
         'detail', CASE WHEN o.lock_expires_at <= now() THEN 'the lock has expired'
+                       WHEN o.called_back AND o.worker_id = i.worker_id
+                           THEN 'its callback has come: it can only be handed over'
                        ELSE 'the task is locked under another lock' END,
         'holder', o.worker_id, 'lockExpiresAt', o.lock_expires_at)
     WHEN o.state IS NOT NULL THEN json_build_object(
         'id', i.given_id, 'code', 'lock_lost', 'detail', 'the task is not locked',
-        'state', CASE o.state WHEN 'failed' THEN 'FAILED' ELSE 'CREATED' END)
+        'state', CASE WHEN o.state IN ('delayed', 'ready') THEN 'CREATED'
+                      ELSE upper(o.state::text) END)
     WHEN f.is_replay THEN json_build_object('id', i.given_id, 'outcome', 'done', 'replayed', true)
     WHEN f.state IS NOT NULL THEN json_build_object(
         'id', i.given_id, 'code', 'lock_lost', 'detail', 'the task is finished',
@@ -36,7 +39,7 @@ SELECT i.request::integer, i.item::integer, (CASE
 END)::text AS result
 FROM item i
 LEFT JOIN LATERAL (
-    SELECT t.state, t.worker_id, t.lock_expires_at
+    SELECT t.state, t.worker_id, t.lock_expires_at, t.called_back
     FROM fetchlock.open_task t WHERE t.id = i.id AND t.shard = $1 LIMIT 1
 ) o ON true
 LEFT JOIN LATERAL (

@@ -4,8 +4,9 @@
 -- Deadlines longer ago than $2 (null: none) were dealt with. It keeps the scans off
 -- index entries that died since but that an old snapshot still keeps in the index.
 -- A lock of under a second was only a look at the task: it is no expiry.
--- Returns a row per lane, and in every row whether there was more than $3, and
--- the next deadline within $5, so that the caller can sleep until then.
+-- Returns a row per lane, and in every row whether there was more than $3, whether there is
+-- something due that is for `settle_due`, and the next deadline within $5, so that the caller
+-- can sleep until then.
 WITH floor AS MATERIALIZED (
     SELECT coalesce(now() - interval '1 millisecond' * $2, '-infinity') AS instant
 ), expired AS MATERIALIZED (
@@ -15,7 +16,7 @@ WITH floor AS MATERIALIZED (
     FROM fetchlock.open_task t
     WHERE t.state = 'locked' AND t.lock_expires_at <= now()
       AND t.lock_expires_at > (SELECT instant FROM floor)
-      AND t.shard = $1
+      AND NOT (t.cancel_requested OR t.called_back) AND t.shard = $1
     ORDER BY t.lock_expires_at LIMIT $3
     FOR UPDATE SKIP LOCKED
 ), due AS MATERIALIZED (
@@ -56,10 +57,35 @@ WITH floor AS MATERIALIZED (
            count(*) FILTER (WHERE is_poison)::integer AS incidents
     FROM moved GROUP BY lane_id
 )
-SELECT l.lane_id, l.position, l.expiries, l.incidents, s.more, s.next_due_ms
+SELECT l.lane_id, l.position, l.expiries, l.incidents, s.more, s.to_settle, s.next_due_ms
 FROM (
     SELECT (SELECT count(*) FROM expired) = $3 OR (SELECT count(*) FROM due) = $3 AS more,
+           -- Ordered, and so not EXISTS, to keep each on its index while the table is empty.
+           coalesce(
+               (SELECT t.id FROM fetchlock.open_task t
+                WHERE t.state = 'awaiting' AND t.lock_expires_at <= now()
+                  AND t.lock_expires_at > (SELECT instant FROM floor) AND t.shard = $1
+                ORDER BY t.lock_expires_at LIMIT 1),
+               (SELECT t.id FROM fetchlock.open_task t
+                WHERE t.deadline_at <= now() AND t.deadline_at > (SELECT instant FROM floor)
+                  AND t.state <> 'failed' AND t.shard = $1
+                ORDER BY t.deadline_at LIMIT 1),
+               (SELECT t.id FROM fetchlock.open_task t
+                WHERE t.state = 'locked' AND t.lock_expires_at <= now()
+                  AND t.lock_expires_at > (SELECT instant FROM floor)
+                  AND (t.cancel_requested OR t.called_back) AND t.shard = $1
+                ORDER BY t.lock_expires_at LIMIT 1)) IS NOT NULL AS to_settle,
            (extract(epoch FROM least(
+               (SELECT t.lock_expires_at FROM fetchlock.open_task t
+                WHERE t.state = 'awaiting' AND t.lock_expires_at > now()
+                  AND t.lock_expires_at <= now() + interval '1 millisecond' * $5
+                  AND t.shard = $1
+                ORDER BY t.lock_expires_at LIMIT 1),
+               (SELECT t.deadline_at FROM fetchlock.open_task t
+                WHERE t.deadline_at > now() AND t.state <> 'failed'
+                  AND t.deadline_at <= now() + interval '1 millisecond' * $5
+                  AND t.shard = $1
+                ORDER BY t.deadline_at LIMIT 1),
                (SELECT t.lock_expires_at FROM fetchlock.open_task t
                 WHERE t.state = 'locked' AND t.lock_expires_at > now()
                   AND t.lock_expires_at <= now() + interval '1 millisecond' * $5

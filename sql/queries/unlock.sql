@@ -1,6 +1,8 @@
 -- unlock: put tasks back at once; no retry is used and no expiry counted.
 -- $1 shard smallint, $2 requests json[]
 -- A request is {"workerId", "tasks": [{"id", "lockToken"?}, …]}. Returns as fail does.
+-- Whose cancellation was requested does not go back, it is cancelled: so a worker says
+-- that it has stopped.
 WITH request AS MATERIALIZED (
     SELECT r.request, r.body ->> 'workerId' AS worker_id, r.body -> 'tasks' AS tasks
     FROM unnest($2::json[]) WITH ORDINALITY AS r (body, request)
@@ -13,13 +15,14 @@ WITH request AS MATERIALIZED (
         id text, "workerId" text, "lockToken" text)) WITH ORDINALITY
         AS f (id, "workerId", "lockToken", item)
 ), judged AS MATERIALIZED (
-    SELECT i.*, t.lane_id, t.position,
+    SELECT i.*, t.lane_id, t.position, t.cancel_requested, t.cancel_reason, t.locked_at, t.retries,
+           t.attempt, t.failures, t.expiries, t.lock_token AS held_token,
            coalesce(t.is_held AND row_number() OVER of_holder = 1, false) AS is_held
     FROM (SELECT * FROM item ORDER BY id) i
     LEFT JOIN LATERAL (
         SELECT t.*, t.state = 'locked' AND t.worker_id = i.worker_id
                     AND (i.lock_token IS NULL OR t.lock_token::text = i.lock_token)
-                    AND t.lock_expires_at > now() AS is_held
+                    AND t.lock_expires_at > now() AND NOT t.called_back AS is_held
         FROM fetchlock.open_task t WHERE t.id = i.id AND t.shard = $1 LIMIT 1
         FOR UPDATE
     ) t ON true
@@ -28,7 +31,19 @@ WITH request AS MATERIALIZED (
     UPDATE fetchlock.open_task t
     SET state = 'ready',
         worker_id = NULL, lock_token = NULL, locked_at = NULL, lock_expires_at = NULL
-    WHERE t.id = ANY (ARRAY(SELECT id FROM judged WHERE is_held)) AND t.shard = $1
+    WHERE t.id = ANY (ARRAY(SELECT id FROM judged WHERE is_held AND NOT cancel_requested))
+      AND t.shard = $1
+), closed AS (
+    DELETE FROM fetchlock.open_task t
+    WHERE t.id = ANY (ARRAY(SELECT id FROM judged WHERE is_held AND cancel_requested))
+      AND t.shard = $1
+), written AS (
+    INSERT INTO fetchlock.outcome (
+        id, locked_at, lock_token, lane_id, state, retries, attempt, failures, expiries, shard,
+        worker_id, error_message)
+    SELECT id, locked_at, held_token, lane_id, 'cancelled', retries, attempt, failures, expiries,
+           $1, worker_id, cancel_reason
+    FROM judged WHERE is_held AND cancel_requested
 ), told AS (
     SELECT request,
            string_agg(CASE WHEN is_held THEN '{"id":"' || id || '","outcome":"done"}'
@@ -38,11 +53,16 @@ WITH request AS MATERIALIZED (
     FROM judged GROUP BY request
 )
 SELECT r.request::integer, '[' || coalesce(t.results, '') || ']' AS results,
-       coalesce(t.refused, 0)::integer AS refused, w.lanes, w.positions
+       coalesce(t.refused, 0)::integer AS refused, w.lanes, w.positions, w.cancelled
 FROM request r
 LEFT JOIN told t USING (request)
 LEFT JOIN (
-    SELECT array_agg(lane_id) AS lanes, array_agg(position) AS positions
-    FROM (SELECT lane_id, min(position) AS position FROM judged WHERE is_held GROUP BY lane_id) c
+    SELECT array_agg(lane_id) AS lanes, array_agg(position) AS positions,
+           array_agg(cancelled) AS cancelled
+    FROM (
+        SELECT lane_id, min(position) FILTER (WHERE NOT cancel_requested) AS position,
+               count(*) FILTER (WHERE cancel_requested)::integer AS cancelled
+        FROM judged WHERE is_held GROUP BY lane_id
+    ) c
 ) w ON r.request = 1
 ORDER BY r.request;

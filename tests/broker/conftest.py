@@ -120,7 +120,7 @@ def _skeleton(sql: str) -> str:
     """A statement without its comments and its constants, which PostgreSQL replaces."""
     sql = re.sub(r"--.*\n", "", sql)
     sql = re.sub(r"\bIN \([^)]*\)", "IN (?)", sql)
-    sql = re.sub(r"'[^']*'|\$?\b\d+\b|\b(true|false|NULL|epoch)\b", "?", sql)
+    sql = re.sub(r"'[^']*'|-?\$?\b\d+(?:\.\d+)?\b|\b(true|false|NULL|epoch)\b", "?", sql)
     return " ".join(sql.rstrip("; \n").split())
 
 

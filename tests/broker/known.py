@@ -6,14 +6,35 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+import msgspec
 from hypothesis import strategies as st
 
-from broker.errors import Conflict, LockLost
-from broker.task import TRANSITIONS, State
+from broker.errors import CallbackExpired, Conflict, LockLost
+from broker.task import FINISHED, TRANSITIONS, State
 from tests.factories import TaskJson
 
 LATER_MS: Final = 3_600_000
 """Nothing happens by itself during the walk: what becomes due is made due."""
+
+STORED: Final = """
+    SELECT id::text, count(*) AS rows, min(state) AS state, min(retries) AS retries,
+           min(attempt) AS attempt, min(failures) AS failures, min(expiries) AS expiries,
+           min(worker_id) AS worker_id, min(lock_token::text) AS lock_token,
+           bool_or(called_back) AS called_back,
+           bool_or(cancel_requested) AS cancel_requested, min(result) AS result
+    FROM (
+        SELECT id, state::text, retries, attempt, failures, expiries, worker_id, lock_token,
+               called_back, cancel_requested,
+               (SELECT c.own_result::text FROM fetchlock.callback c
+                WHERE c.id = o.id AND c.lock_token = o.lock_token AND o.state = 'awaiting') AS result
+        FROM fetchlock.open_task o WHERE id = ANY ($1::uuid[])
+        UNION ALL
+        SELECT id, state::text, retries, attempt, failures, expiries, worker_id, lock_token,
+               false, false, result::text
+        FROM fetchlock.outcome WHERE id = ANY ($1::uuid[])
+    ) t GROUP BY id
+"""
+"""What the database says of tasks, each a row however many rows it has there."""
 
 
 class Lock(NamedTuple):
@@ -36,6 +57,10 @@ class Said(NamedTuple):
         return ends.get(self.verb)
 
 
+_CLOSED_BY_A_CALLBACK: Final = {"complete", "bpmn_error", "fail", "unlock"}
+"""They are refused once the callback of a task that is still locked has come."""
+
+
 @dataclass(frozen=True)
 class Known:
     """One task, as the test believes it to be."""
@@ -44,62 +69,129 @@ class Known:
     retries: int
     priority: int
     place: int
+    has_timeout: bool = False
     attempt: int = 0
     failures: int = 0
     expiries: int = 0
     lock: Lock | None = None
     end: tuple[Lock, TaskJson] | None = None
+    result: TaskJson | None = None
+    cancel_requested: bool = False
+    has_url: bool = False
+    handed_over: str | None = None
+    """The token of the lock that the task was handed over under, until it goes back."""
+    own_result: TaskJson | None = None
+    called_back: TaskJson | None = None
+    """A callback that is recorded, and not applied yet."""
+    callbacks: tuple[tuple[str, TaskJson], ...] = ()
+    """Those that were taken, each under its token."""
 
     def is_as(self, row: dict[str, Any]) -> bool:
         """Whether the database says the same."""
-        counts = ("state", "retries", "attempt", "failures", "expiries")
-        return all(row[name] == getattr(self, name) for name in counts) and (
-            self.lock is None or self.lock == (row["worker_id"], row["lock_token"])
+        counts = ("state", "retries", "attempt", "failures", "expiries", "cancel_requested")
+        token = self.lock.token if self.lock else self.handed_over
+        result = {State.AWAITING: self.own_result, State.COMPLETED: self.result}.get(self.state)
+        return (
+            all(row[name] == getattr(self, name) for name in counts)
+            and row["called_back"] == (self.called_back is not None)
+            and (self.lock is None or self.lock.worker_id == row["worker_id"])
+            and (token is None or token == row["lock_token"])
+            and (result is None or result == msgspec.json.decode(row["result"]))
         )
 
     def is_held(self, lock: Lock) -> bool:
         return self.lock is not None and lock in (self.lock, Lock(self.lock.worker_id, None))
 
+    def says(self, said: Said, lock: Lock) -> tuple[str, Known]:
+        """The answer to whoever says it, under a lock if need be, and the task afterwards."""
+        if said.verb in ("cancel", "retries", "retry_timeout"):
+            return self.operator_says(said)
+        if said.verb == "callback":
+            return self.outsider_says(said, lock.token)
+        return self.worker_says(said, lock)
+
     def worker_says(self, said: Said, lock: Lock) -> tuple[str, Known]:
         """The answer to a worker, and the task afterwards."""
-        if self.state not in TRANSITIONS[said.verb] or not self.is_held(lock):
-            if self.end and self.state == said.wants and said.members == self.end[1]:
-                ended_by = self.end[0]
-                if lock in (ended_by, Lock(ended_by.worker_id, None)):
-                    return "replayed", self
-            return LockLost.code, self
+        if self.state not in TRANSITIONS[said.verb] or not self._obeys(said.verb, lock):
+            return self._refusal(said, lock), self
+        assert self.lock is not None
         match said.verb:
             case "complete" | "bpmn_error":
                 assert said.wants is not None
-                assert self.lock is not None
-                after = self._to(said.wants, end=(self.lock, said.members))
+                end = self.lock, said.members
+                after = self._to(said.wants, end=end, result=said.members.get("variables", {}))
             case "fail":
                 retries = said.members.get("retries", max(self.retries - 1, 0))
                 is_later = said.members["retryTimeoutMs"] > 0
                 state = State.DELAYED if is_later else State.READY
                 state = state if retries else State.FAILED
+                state = State.CANCELLED if self.cancel_requested else state
                 after = self._to(state, retries=retries, failures=self.failures + 1)
             case "unlock":
-                after = self._to(State.READY)
+                after = self._to(State.CANCELLED if self.cancel_requested else State.READY)
+            case "callback_url":
+                after = dataclasses.replace(self, has_url=True)
+            case "hand_over":
+                after = dataclasses.replace(
+                    self, state=State.AWAITING, lock=None, handed_over=self.lock.token,
+                    own_result=said.members.get("variables", {}),
+                )  # fmt: skip
+                if self.called_back is not None or self.cancel_requested:
+                    after = after.settled()
             case _:
                 after = self
         return "done", after
+
+    def _obeys(self, verb: str, lock: Lock) -> bool:
+        if verb in _CLOSED_BY_A_CALLBACK and self.called_back is not None:
+            return False
+        return self.is_held(lock) and (verb != "heartbeat" or lock.token is not None)
+
+    def _refusal(self, said: Said, lock: Lock) -> str:
+        if said.verb == "hand_over" and self.handed_over and self.handed_over == lock.token:
+            return "done"
+        if self.end and self.state == said.wants and said.members == self.end[1]:
+            ended_by = self.end[0]
+            if lock in (ended_by, Lock(ended_by.worker_id, None)):
+                return "replayed"
+        return LockLost.code
 
     def operator_says(self, said: Said) -> tuple[str, Known]:
         """The answer to an operator, and the task afterwards."""
         if self.state not in TRANSITIONS[said.verb]:
             return Conflict.code, self
         match said.verb:
+            case "cancel" if self.state is State.LOCKED:
+                after = dataclasses.replace(self, cancel_requested=True)
             case "cancel":
-                after = dataclasses.replace(self, state=State.CANCELLED, lock=None)
+                after = self._to(State.CANCELLED)
             case "retries":
                 after = dataclasses.replace(self, **said.members)
                 if self.state is State.FAILED:
-                    after = dataclasses.replace(after, state=State.READY, expiries=0)
+                    after = dataclasses.replace(
+                        after, state=State.READY, expiries=0, has_timeout=False
+                    )
             case _:
                 state = State.DELAYED if said.members["retry_timeout_ms"] else State.READY
                 after = dataclasses.replace(self, state=state)
         return "done", after
+
+    def outsider_says(self, said: Said, token: str | None) -> tuple[str, Known]:
+        """The answer to a callback, and the task afterwards."""
+        current = self.lock.token if self.lock else self.handed_over
+        is_waited_for = self.state is State.AWAITING or (
+            self.state is State.LOCKED and self.has_url and self.called_back is None
+        )
+        if is_waited_for and token in (current, None):
+            assert current is not None
+            callbacks = (*self.callbacks, (current, said.members))
+            after = dataclasses.replace(self, called_back=said.members, callbacks=callbacks)
+            return "done", after.settled() if self.state is State.AWAITING else after
+        # Without a token the last one is meant.
+        before = [members for of, members in self.callbacks if token in (of, None)]
+        if before:
+            return "replayed" if before[-1] == said.members else Conflict.code, self
+        return CallbackExpired.code if token else Conflict.code, self
 
     def fetched(self, lock: Lock) -> Known:
         return dataclasses.replace(self, state=State.LOCKED, lock=lock, attempt=self.attempt + 1)
@@ -109,10 +201,34 @@ class Known:
         state = State.FAILED if expiries >= expiries_max else State.READY
         return self._to(state, expiries=expiries)
 
+    def settled(self, *, is_overdue: bool = False) -> Known:
+        """The task once something that is not its lock has run out, or can be applied."""
+        if self.called_back is not None and self.called_back["isSuccess"]:
+            result = (self.own_result or {}) | self.called_back.get("output", {})
+            return self._to(State.COMPLETED, result=result)
+        if self.cancel_requested:
+            return self._to(State.CANCELLED)
+        if is_overdue:
+            return self._to(State.FAILED)
+        # Between two tries is no wait here.
+        state = State.READY if self.retries > 1 else State.FAILED
+        return self._to(state, retries=max(self.retries - 1, 0), failures=self.failures + 1)
+
     def _to(self, state: State, **changes: Any) -> Known:
-        return dataclasses.replace(self, state=state, lock=None, **changes)
+        handed_over = self.handed_over if state in FINISHED else None
+        return dataclasses.replace(
+            self, state=state, lock=None, handed_over=handed_over, has_url=False,
+            called_back=None, cancel_requested=False, own_result=None, **changes,
+        )  # fmt: skip
 
 
+BROKERS = st.integers(0, 1)
+PICKS = st.integers(0, 9_999)
+WORKERS = st.sampled_from(["w1", "w2"])
+WISHES = st.tuples(  # Of a new task: its priority, whether it is delayed, retries, a timeout.
+    st.sampled_from([0, 0, 5]), st.sampled_from([False, False, True]),
+    st.integers(1, 3), st.booleans(),
+)  # fmt: skip
 WORKER_VERBS = st.one_of(
     st.builds(Said, st.just("complete"), st.fixed_dictionaries({"variables": st.sampled_from([{}, {"a": 1}])})),
     st.builds(Said, st.just("bpmn_error"), st.fixed_dictionaries({"errorCode": st.sampled_from("EF")})),
@@ -126,7 +242,36 @@ WORKER_VERBS = st.one_of(
     ),
     st.builds(Said, st.just("extend_lock"), st.just({"lockDurationMs": LATER_MS})),
     st.builds(Said, st.just("unlock"), st.just({})),
+    st.builds(Said, st.just("callback_url"), st.just({"timeoutMs": LATER_MS})),
+    st.builds(
+        Said,
+        st.just("hand_over"),
+        st.fixed_dictionaries(
+            {"timeoutMs": st.just(LATER_MS)},
+            optional={"variables": st.just({"own": 1, "both": 1})},
+        ),
+    ),
+    st.builds(
+        Said,
+        st.just("heartbeat"),
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "sequence": st.integers(1, 3),
+                "percent": st.just(50),
+                "logs": st.sampled_from([[], ["a"], ["b", "c"]]),
+                "checkpoint": st.just({"n": 1}),
+            },
+        ),
+    ),
 )  # fmt: skip
+OUTSIDE_VERBS = st.builds(
+    Said,
+    st.just("callback"),
+    st.fixed_dictionaries(
+        {"isSuccess": st.booleans()}, optional={"output": st.just({"theirs": 2, "both": 2})}
+    ),
+)
 OPERATOR_VERBS = st.one_of(
     st.just(Said("cancel", {})),
     st.builds(Said, st.just("retries"), st.fixed_dictionaries({"retries": st.integers(0, 3)})),

@@ -55,7 +55,7 @@ class Mention(NamedTuple):
 
 
 class Work(NamedTuple):
-    """One of the workers' verbs. No worker's id is that of the worker who fetched the first."""
+    """One of the verbs of who has a task: its worker, or who it was handed over to. No worker's id is that of the worker who fetched the first."""
 
     verb: str
     worker_id: str | None
@@ -108,6 +108,17 @@ def _polls(parks: st.SearchStrategy[bool]) -> st.SearchStrategy[Poll]:
     )
 
 
+_NEWS: Final = st.fixed_dictionaries(
+    {},
+    optional={
+        "sequence": st.sampled_from([1, 2, 2, 3, 3, 4, _NO_INTEGER]),
+        "percent": st.sampled_from([1.5, 50]),
+        "subtext": st.sampled_from(["", "s"]),
+        "logs": st.sampled_from(["a", ["b", "c"], []]),
+        "checkpoint": st.just({"a": 1.0}),
+    },
+)
+
 _MEMBERS: Final[dict[str, st.SearchStrategy[TaskJson]]] = {
     "complete": st.fixed_dictionaries({}, optional={"variables": st.just({"a": 1})}),
     "bpmn_error": st.fixed_dictionaries(
@@ -122,14 +133,39 @@ _MEMBERS: Final[dict[str, st.SearchStrategy[TaskJson]]] = {
     ),
     "extend_lock": st.builds(lambda hours: {"lockDurationMs": hours * HOUR_MS}, st.integers(1, 5)),
     "unlock": st.just({}),
+    "heartbeat": _NEWS,
+    "hand_over": st.fixed_dictionaries(
+        {},
+        optional={
+            "timeoutMs": st.sampled_from([3 * HOUR_MS, 4 * HOUR_MS, 4 * HOUR_MS, _NO_INTEGER]),
+            "variables": st.just({"a": 1, "b": 2.0}),
+        },
+    ),
+    "callback": st.fixed_dictionaries(
+        {"isSuccess": st.booleans()},
+        optional={
+            "output": st.just({"a": 3}),
+            "errorCode": st.sampled_from("EF"),
+            "logs": st.just(["d", "e"]),
+            "subtext": st.just("t"),
+        },
+    ),
 }
+
+
+_HANDED_OVER: Final = [8, 9]
+"""Of the first tasks, those that are handed over before the rest of the program."""
 
 
 def _works(verb: str) -> st.SearchStrategy[Work]:
     mentions = st.builds(
         Mention,
         # The first ones more often: steps are to meet at the same tasks.
-        st.sampled_from([0, 0, 0, 1, 1, 2, 5, 8, 9, None]),
+        st.sampled_from(
+            [*_HANDED_OVER * 2, 0, 10, None]
+            if verb == "callback"
+            else [0, 0, 0, 1, 1, 2, 5, *_HANDED_OVER, None]
+        ),
         st.sampled_from(["last", "last", "last", "last", "absent", "first", "wrong"]),
         _MEMBERS[verb],
     )
@@ -171,6 +207,10 @@ _PRELUDE: Final[Program] = [
         Step(Poll("w1", 3, (0,), 2, parks=False)),
         Step(Poll("w2", 3, (1,), 2, parks=False)),
         Step(Poll("w1", 9, (3,), 2, parks=False)),
+    ],
+    [
+        Step(Work("hand_over", None, [Mention(task, "last", {"variables": {"a": 1, "b": 2.0}})]))
+        for task in _HANDED_OVER
     ],
 ]
 """Without locked tasks to begin with, most of what workers say would only be refused. It also

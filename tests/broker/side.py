@@ -41,6 +41,9 @@ _TABLES: Final = {
     """,
     "task": "SELECT l.topic, t.* FROM fetchlock.task t JOIN fetchlock.lane l USING (lane_id)",
     "outcome": "SELECT l.topic, t.* FROM fetchlock.outcome t JOIN fetchlock.lane l USING (lane_id)",
+    "progress": "SELECT * FROM fetchlock.progress",
+    "log_line": "SELECT * FROM fetchlock.log_line",
+    "callback": "SELECT * FROM fetchlock.callback",
     "unique_key": "SELECT task_id AS id, * FROM fetchlock.unique_key",
 }
 
@@ -98,6 +101,15 @@ class RecordedStore(Store):
 
     async def unlock(self, *args: Any) -> Any:
         return await self._run("unlock", super().unlock, *args)
+
+    async def heartbeat(self, *args: Any) -> Any:
+        return await self._run("heartbeat", super().heartbeat, *args)
+
+    async def hand_over(self, *args: Any) -> Any:
+        return await self._run("hand_over", super().hand_over, *args)
+
+    async def callback(self, *args: Any) -> Any:
+        return await self._run("callback", super().callback, *args)
 
     async def _run(self, verb: str, statement: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         # A claim is put together from what is known, and is to be true when it runs: so it goes
@@ -184,7 +196,11 @@ class Side:
             request: TaskJson = {"tasks": [self._creation(task) for task in asked.tasks]}
         else:
             mentions = [self._mention(mention) for mention in asked.mentions]
-            request = {"workerId": self.worker_of(asked), "tasks": mentions}
+            request = {
+                "workerId": self.worker_of(asked),
+                "lockDurationMs": 5 * HOUR_MS,
+                "tasks": mentions,
+            }
         text = msgspec.json.encode(request | {"place": place}).decode()
         try:
             results = await getattr(self.core, asked.verb)(text)
@@ -262,7 +278,11 @@ class Side:
             return [self.worded(each) for each in told]
         if not isinstance(told, dict):
             return told
-        worded = {name: self.worded(value) for name, value in told.items() if name != "lockToken"}
+        worded = {
+            name: self.worded(value)
+            for name, value in told.items()
+            if name not in ("lockToken", "expiresMs")
+        }
         if "id" in told:
             worded["id"] = self._names.get(told["id"], told["id"])
         for name, value in told.items():
@@ -276,7 +296,9 @@ class Side:
         for table, select in _TABLES.items():
             rows = [self._worded_row(row) for row in await self._connection.fetch(select)]
             if table != "open_task":
-                rows.sort(key=lambda row: str(row["id"]))
+                rows.sort(
+                    key=lambda row: (str(row["id"]), row.get("number"), row.get("lock_token"))
+                )
             tables[table] = rows
         return tables
 
@@ -291,7 +313,8 @@ class Side:
             [worded["lock_token"]] = [
                 attempt
                 for attempt, lock in self._locks[name].items()
-                if lock == (row["worker_id"], str(row["lock_token"]))
+                if lock.token == str(row["lock_token"])
+                and row.get("worker_id") in (lock.worker_id, None)
             ]
         return worded
 

@@ -6,8 +6,10 @@ is a statement of its own, in an order that the batches can be said to have
 had: the requests of one in their order, and a poll after what brought its
 tasks. Every answer and every row must be the same.
 
-One difference is meant. Why a task was refused is told as it is right after
-the batch, so there the other side asks once more.
+Two differences are meant. Why a task was refused is told as it is right after
+the batch, so there the other side asks once more. And of several heartbeats of
+one batch with news of one task only the first have theirs taken: the others
+are told so, and the other side leaves those news out.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from hypothesis import settings as hypothesis_settings
 
 from broker import core as core_module
 from broker.core import open_core
-from broker.errors import Invalid, LockLost, TaskNotFound
+from broker.errors import CallbackExpired, Conflict, Invalid, LockLost, TaskNotFound
 from broker.settings import Settings
 from tests.broker.programs import PROGRAMS, Create, Phase, Poll, Program, Step, Work
 from tests.broker.side import Ran, RecordedStore, Side, turns
@@ -34,7 +36,7 @@ from tests.factories import Client, TaskJson, is_at_rest
 Told = list[TaskJson]
 """Answers, or one that has only the code of an error."""
 
-_REASONED: Final = {LockLost.code, TaskNotFound.code}
+_REASONED: Final = {LockLost.code, TaskNotFound.code, Conflict.code, CallbackExpired.code}
 
 _walks = count(1)
 
@@ -171,7 +173,8 @@ class OneByOne:
     async def _ask(self, place: int) -> None:
         asked, told = self._phase[place].asked, self._told[place]
         assert not isinstance(asked, Poll)
-        answers = await self._alone.ask(place, asked)
+        answers = await self._alone.ask(place, without_refused_news(asked, told))
+        told = [{name: each[name] for name in each if name != "refused"} for each in told]
         if isinstance(asked, Create):
             self._alone.name_created(f"{self._name}.{place}", answers)
         assert without_reasons(self._together.worded(told)) == without_reasons(
@@ -185,7 +188,7 @@ class OneByOne:
             return
         worker_id = self._alone.worker_of(asked)
         for mention, answer in zip(asked.mentions, told, strict=True):
-            if answer.get("code") in _REASONED:
+            if is_reasoned(answer):
                 again = await self._alone.ask(place, Work(asked.verb, worker_id, [mention]))
                 assert [self._together.worded(answer)] == self._alone.worded(again)
 
@@ -216,9 +219,26 @@ class OneByOne:
         self.polled[place] = []
 
 
+def is_reasoned(answer: TaskJson) -> bool:
+    """Whether it is the refusal of a task that was named."""
+    return answer.get("code") in _REASONED and "id" in answer
+
+
+def without_refused_news(asked: Create | Work, told: Told) -> Create | Work:
+    """A heartbeat without the news that came at the same time as others."""
+    if isinstance(asked, Create) or asked.verb != "heartbeat" or asked.is_flawed:
+        return asked
+    mentions = []
+    for mention, answer in zip(asked.mentions, told, strict=True):
+        members = [each["member"] for each in answer.get("refused", ())]
+        assert members in ([], ["sequence"])
+        mentions.append(mention._replace(members={}) if members else mention)
+    return asked._replace(mentions=mentions)
+
+
 def without_reasons(worded: list[TaskJson]) -> list[TaskJson]:
     """Answers of which the refusals only say that the task is not the worker's."""
     return [
-        {"id": answer["id"], "code": answer["code"]} if answer.get("code") in _REASONED else answer
+        {"id": answer["id"], "code": answer["code"]} if is_reasoned(answer) else answer
         for answer in worded
     ]

@@ -35,12 +35,14 @@ async def following(core: Core, followers: int) -> None:
     await eventually(do_follow)
 
 
-@pytest.mark.parametrize("verb", ["complete", "bpmn_error", "cancel"])
+@pytest.mark.parametrize("verb", ["complete", "bpmn_error", "cancel", "callback"])
 async def test_the_end_is_told_at_once(
     core: Core, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(followers_module, "_LOOK_S", 3_600.0)
     task = await locked(core)
+    if verb in ("cancel", "callback"):
+        await core.hand_over(request("w1", held(task)))
     told: list[bytes | None] = []
 
     async def follow() -> None:
@@ -53,7 +55,7 @@ async def test_the_end_is_told_at_once(
         if verb == "cancel":
             await core.cancel(task["id"], None)
         else:
-            said = held(task, variables={"a": 1}, errorCode="E")
+            said = held(task, variables={"a": 1}, errorCode="E", isSuccess=True)
             await getattr(core, verb)(request("w1", said))
     assert told == [await core.get_task(task["id"])] * 3
     assert not core._followers._followed

@@ -26,7 +26,7 @@ def test_the_defaults_are_values_that_may_be_given() -> None:
     given = {
         f"FETCHLOCK_{name.upper()}": str(getattr(Settings(), name)).replace("True", "true")
         for name in Settings.__struct_fields__
-        if name != "database_url"
+        if name not in ("database_url", "public_url")
     }
     assert Settings.from_environment(given) == Settings()
 
@@ -87,6 +87,14 @@ def test_it_listens_on_loopback(host: str) -> None:
 def test_it_listens_nowhere_else_and_says_why(host: str) -> None:
     (reason,) = reasons(HOST=host)
     assert "no authentication" in reason
+
+
+def test_the_address_for_outside_parties_is_one_of_http() -> None:
+    url = "https://example.org/broker"
+    assert Settings.from_environment({"FETCHLOCK_PUBLIC_URL": url}).public_url == url
+    for refused in ("", "example.org", "ftp://example.org", "https://example.org/?a=1"):
+        (reason,) = reasons(PUBLIC_URL=refused)
+        assert reason.startswith("FETCHLOCK_PUBLIC_URL: ")
 
 
 def test_contradictions_are_told() -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-State = Literal["CREATED", "LOCKED", "COMPLETED", "BPMN_ERROR", "FAILED", "CANCELLED"]
+State = Literal["CREATED", "LOCKED", "AWAITING", "COMPLETED", "BPMN_ERROR", "FAILED", "CANCELLED"]
 JsonObject = dict[str, Any]
 Count = Annotated[int, Meta(ge=0)]
 
@@ -28,7 +28,7 @@ class Progress(Answer):
     updated_at: datetime
 
 
-class Task(Answer):
+class Task(Answer, kw_only=True):
     """A task. Instants are RFC 3339, by the database's clock."""
 
     id: str
@@ -54,10 +54,17 @@ class Task(Answer):
     error_code: str | None
     error_message: str | None
     error_details: str | None
+    started_at: Annotated[datetime | None, Meta(description="Of its last lock.")]
+    times_out_at: datetime | None
+    cancel_requested: bool
+    callback_expires_at: Annotated[datetime | None, Meta(description="While it is AWAITING.")]
     progress: Progress | None
+    checkpoint: Annotated[
+        Any | UnsetType, Meta(description="Any JSON but null. Absent: there is none.")
+    ] = UNSET
 
 
-class LockedTask(Task):
+class LockedTask(Task, kw_only=True):
     """A task as the worker sees it that has just locked it."""
 
     lock_token: Annotated[str, Meta(description="To be sent with what the worker says of it.")]
@@ -73,9 +80,12 @@ class TaskPage(Answer):
 class Failed(Answer):
     """What became of a task whose failure was recorded."""
 
-    state: Literal["CREATED", "FAILED"]
+    state: Annotated[
+        Literal["CREATED", "FAILED", "CANCELLED"],
+        Meta(description="CANCELLED: its cancellation had been requested."),
+    ]
     retries: Count
-    available_at: datetime
+    available_at: datetime | None
 
 
 class Extended(Answer):
@@ -99,9 +109,79 @@ class Redriven(Answer):
 
 
 class Cancelled(Answer):
-    """The task is cancelled, by this request or an earlier one."""
+    """The task is cancelled, or will be: its worker is told with its next heartbeat."""
 
-    state: Literal["CANCELLED"]
+    state: Literal["CANCELLED", "LOCKED"]
+    cancel_requested: Literal[True] | UnsetType = UNSET
+
+
+class NotTaken(Answer):
+    """One member of a heartbeat that was passed over. The lock was renewed all the same."""
+
+    member: Literal["logs", "checkpoint", "sequence"]
+    code: Literal["too_large", "too_many_requests"]
+    detail: str
+
+
+class Beat(Answer):
+    """What a heartbeat came to for one task. It is done, or has a `code`."""
+
+    id: str | UnsetType = UNSET
+    outcome: Literal["done"] | UnsetType = UNSET
+    lock_lost: bool | UnsetType = UNSET
+    cancel_requested: Annotated[
+        bool | UnsetType, Meta(description="Stop, clean up, and `unlock`: the lock is not renewed.")
+    ] = UNSET
+    lock_expires_at: datetime | UnsetType | None = UNSET
+    refused: list[NotTaken] | UnsetType = UNSET
+    code: str | UnsetType = UNSET
+    detail: str | UnsetType = UNSET
+    state: State | UnsetType = UNSET
+    holder: str | UnsetType | None = UNSET
+    errors: list[Complaint] | UnsetType = UNSET
+
+
+class Beats(Answer):
+    """One result per task of the heartbeat, in its order."""
+
+    results: list[Beat]
+    drain: Annotated[bool, Meta(description="The worker shall finish what it has, and end.")]
+
+
+class LogLine(Answer):
+    """One line of a task's log."""
+
+    number: Annotated[int, Meta(ge=1)]
+    logged_at: datetime
+    line: str
+
+
+class LogLines(Answer):
+    """Lines in their order. None: there is nothing more yet."""
+
+    lines: list[LogLine]
+    next: Annotated[Count, Meta(description="Goes into `after`.")]
+
+
+class CallbackAddress(Answer):
+    """Where somebody else can say how the task ends. The address is a secret."""
+
+    callback_url: str
+    expires_at: datetime
+
+
+class HandedOver(CallbackAddress):
+    """`AWAITING`, or what the task came to by a callback that was faster."""
+
+    state: State
+
+
+class CalledBack(Answer):
+    """What the task came to. `LOCKED`: the callback is applied once the task is handed over."""
+
+    state: State
+    retries: Count | UnsetType = UNSET
+    available_at: datetime | UnsetType = UNSET
 
 
 class Complaint(Answer):

@@ -1,4 +1,7 @@
-"""The native dialect's verbs: decode, ask the core, reply. No rule about tasks stands here."""
+"""The native dialect's verbs: decode, ask the core, reply. No rule about tasks stands here.
+
+All routes are in the table below; the verbs of long work are in long_work.py.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +14,31 @@ from broker.api.body import Body
 from broker.api.bulk import Bulk
 from broker.api.endpoint import Call, Headers, Reply
 from broker.api.native import wire
+from broker.api.native.long_work import CALLBACKS, LongWork
 from broker.api.native.parameters import (
+    entity_tag,
+    is_known,
     list_filters,
     of_task,
     preferred_wait_s,
     task_id,
     with_unique_key,
 )
+from broker.api.native.replies import done, replayed, told
 from broker.api.problem import only_result
 from broker.core import Core
 from broker.dispatcher import Subscription
 from broker.store import Results
+from broker.task import API_STATES, FINISHED
 
 ROOT: Final = "/api/external-tasks"
+WORKERS: Final = "/api/workers"
 
 # The order is the router's: the verbs that workers live on come first, and a fixed
 # path before one that would take its last word for an id.
 ROUTES: Final = (
     ("POST", f"{ROOT}/fetch-and-lock", "fetch_and_lock"),
+    ("POST", f"{WORKERS}/{{workerId}}/heartbeat", "heartbeat"),
     ("POST", f"{ROOT}/complete", "complete_batch"),
     ("POST", f"{ROOT}/{{id}}/complete", "complete"),
     ("POST", f"{ROOT}/batch", "create_batch"),
@@ -44,8 +54,19 @@ ROUTES: Final = (
     ("POST", f"{ROOT}/{{id}}/retries", "retries"),
     ("POST", f"{ROOT}/{{id}}/cancel", "cancel"),
     ("GET", f"{ROOT}/{{id}}", "get_task"),
+    ("PUT", f"{ROOT}/{{id}}/subtext", "subtext"),
+    ("GET", f"{ROOT}/{{id}}/logs", "log_lines"),
+    ("POST", f"{ROOT}/{{id}}/callback-url", "callback_url"),
+    ("POST", f"{ROOT}/{{id}}/hand-over", "hand_over"),
+    ("PUT", f"{CALLBACKS}/{{token}}", "callback"),
+    # This path, with its slash, is VibeIQ's.
+    ("POST", "/api/external-events/callback/", "external_event"),
+    ("PUT", f"{WORKERS}/{{workerId}}/drain", "drain"),
+    ("DELETE", f"{WORKERS}/{{workerId}}/drain", "undrain"),
 )
 """Method, path, and the verb's name, which is its method below."""
+
+_FINISHED: Final = frozenset(API_STATES[state] for state in FINISHED)
 
 
 class _Created(msgspec.Struct):
@@ -55,6 +76,13 @@ class _Created(msgspec.Struct):
     id: str = ""
     task: msgspec.Raw = msgspec.Raw()
     replayed: bool = False
+
+
+class _Seen(msgspec.Struct):
+    """What of a task says whether to wait for it, and by which id."""
+
+    id: str
+    state: str
 
 
 class Native:
@@ -77,6 +105,17 @@ class Native:
         self._retry_timeout = Body(wire.RetryTimeout, settings)
         self._retries = Body(wire.Retries, settings)
         self._cancel = Body(wire.Cancel, settings)
+        # The verbs of long work, with no call in between.
+        long_work = LongWork(core)
+        self.heartbeat = long_work.heartbeat
+        self.subtext = long_work.subtext
+        self.log_lines = long_work.log_lines
+        self.callback_url = long_work.callback_url
+        self.hand_over = long_work.hand_over
+        self.callback = long_work.callback
+        self.external_event = long_work.external_event
+        self.drain = long_work.drain
+        self.undrain = long_work.undrain
 
     # Creating ---------------------------------------------------------------
 
@@ -88,7 +127,7 @@ class Native:
         if results.refused:
             only_result(results)  # Raises what it tells of.
         location = (b"location", f"{ROOT}/{created.id}".encode())
-        headers = location, *_replayed(created.replayed)
+        headers = location, *replayed(created.replayed)
         wait_s = preferred_wait_s(call.headers.get(b"prefer"))
         if wait_s:
             headers = *headers, (b"preference-applied", b"wait=%d" % wait_s)
@@ -116,19 +155,19 @@ class Native:
         return Reply(200, delivery.body, headers, if_lost=delivery.give_back)
 
     async def complete(self, call: Call) -> Reply:
-        return _done(await self._one(call, self._complete, self._core.complete))
+        return done(await self._one(call, self._complete, self._core.complete))
 
     async def fail(self, call: Call) -> Reply:
-        return _told(await self._one(call, self._fail, self._core.fail))
+        return told(await self._one(call, self._fail, self._core.fail))
 
     async def bpmn_error(self, call: Call) -> Reply:
-        return _done(await self._one(call, self._bpmn_error, self._core.bpmn_error))
+        return done(await self._one(call, self._bpmn_error, self._core.bpmn_error))
 
     async def extend_lock(self, call: Call) -> Reply:
-        return _told(await self._one(call, self._extend_lock, self._core.extend_lock))
+        return told(await self._one(call, self._extend_lock, self._core.extend_lock))
 
     async def unlock(self, call: Call) -> Reply:
-        return _done(await self._one(call, self._unlock, self._core.unlock))
+        return done(await self._one(call, self._unlock, self._core.unlock))
 
     async def complete_batch(self, call: Call) -> Reply:
         return await self._each(call, self._complete_batch, self._core.complete)
@@ -156,7 +195,20 @@ class Native:
     # Reading ----------------------------------------------------------------
 
     async def get_task(self, call: Call) -> Reply:
-        return Reply(200, await self._core.get_task(task_id(call)))
+        task = await self._core.get_task(task_id(call))
+        headers: Headers = ((b"cache-control", b"no-cache"),)
+        wait_s = preferred_wait_s(call.headers.get(b"prefer"))
+        if wait_s:
+            headers = *headers, (b"preference-applied", b"wait=%d" % wait_s)
+            seen = msgspec.json.decode(task, type=_Seen)
+            if seen.state not in _FINISHED:
+                finished = await self._core.follow(seen.id, wait_s)
+                task = finished or await self._core.get_task(seen.id)
+        tag = entity_tag(task)
+        headers = *headers, (b"etag", tag)
+        if is_known(tag, call.headers.get(b"if-none-match")):
+            return Reply(304, headers=headers)
+        return Reply(200, task, headers)
 
     async def list_tasks(self, call: Call) -> Reply:
         return Reply(200, await self._core.list_tasks(list_filters(call.query)))
@@ -188,17 +240,3 @@ def _subscription(wish: wire.Subscription, lock_duration_ms: int) -> Subscriptio
         lock_duration_ms=wish.lock_duration_ms or lock_duration_ms,
         variables=None if names is None else tuple(names),
     )
-
-
-def _done(result: dict[str, Any]) -> Reply:
-    return Reply(204, headers=_replayed("replayed" in result))
-
-
-def _told(result: dict[str, Any]) -> Reply:
-    """What the verb has to tell, without what the status says."""
-    told = {name: result[name] for name in result.keys() - {"id", "outcome", "replayed"}}
-    return Reply(200, msgspec.json.encode(told), _replayed("replayed" in result))
-
-
-def _replayed(is_replay: bool) -> Headers:
-    return ((b"idempotency-replayed", b"true"),) if is_replay else ()

@@ -52,6 +52,9 @@ LockDurationMs = Annotated[
     Bound(ge="lock_duration_ms_min", le="lock_duration_ms_max"),
 ]
 DelayMs = Annotated[int, Meta(ge=0, le=_TEN_YEARS_MS)]
+TimeoutMs = Annotated[
+    int, Meta(ge=1_000, le=_TEN_YEARS_MS, description="The task is FAILED when it is over.")
+]
 # A stack trace may be long, but it is stored with each failure and shown in lists.
 ErrorDetails = Annotated[str, Meta(max_length=65_536)]
 ErrorMessage = Annotated[str, Meta(max_length=4_096)]
@@ -90,6 +93,12 @@ class Create(Request):
     process_definition_key: Name | None = None
     activity_id: Name | None = None
     traceparent: TraceParent | None = None
+    execution_timeout_ms: (
+        Annotated[TimeoutMs, Meta(description="From its first lock, through all attempts.")] | None
+    ) = None
+    total_timeout_ms: (
+        Annotated[TimeoutMs, Meta(description="From its creation, waiting included.")] | None
+    ) = None
 
 
 class CreateBatch(Request):

@@ -25,9 +25,23 @@ def serve() -> Serve:
         )
         server = uvicorn.Server(config)
         listener = socket.create_server(("127.0.0.1", 0))
+        ended = anyio.Event()
+
+        async def serve_until_told() -> None:
+            try:
+                await server._serve([listener])
+            finally:
+                ended.set()
+
         async with anyio.create_task_group() as group:
-            group.start_soon(server._serve, [listener])
-            yield listener.getsockname()[1]
-            server.should_exit = True
+            group.start_soon(serve_until_told)
+            try:
+                yield listener.getsockname()[1]
+            finally:
+                # In good order also where a test has failed: a loop that is closed under live
+                # connections may never end.
+                server.should_exit = True
+                with anyio.CancelScope(shield=True):
+                    await ended.wait()
 
     return serving

@@ -98,6 +98,21 @@ async def test_nothing_is_asked_of_the_core_when_all_is_bad() -> None:
     assert b'"invalid"' in await _read(b"1").results(_never)
 
 
+async def test_a_body_may_have_no_items_where_its_type_says_so() -> None:
+    class Beat(Struct, rename="camel", forbid_unknown_fields=True):
+        worker_id: str
+        tasks: Annotated[list[Item], Bound(max_length="batch_tasks_max")]
+
+    beat = Bulk(Beat, Item, Settings(batch_tasks_max=2))
+    assert await beat.read(b'{"workerId":"w","tasks":[]}').results(_echo) == b"[]"
+    # Nor where all are bad, for whoever wants to ask all the same.
+    sifted = beat.read(b'{"workerId":"w","tasks":[5]}')
+    assert msgspec.json.decode(sifted.text) == {"workerId": "w", "tasks": []}
+    assert b'"invalid"' in sifted.filled_in(b"[]")
+    with pytest.raises(Invalid):
+        beat.read(b'{"workerId":"w","tasks":[5,5,5]}')
+
+
 @given(
     st.lists(
         st.sampled_from([None, *(bad for bad, _, _ in BAD)]),

@@ -161,6 +161,52 @@ async def test_a_bug_is_logged_and_not_told() -> None:
     assert "secret" not in str(client.received)
 
 
+def _call(host: str | None, server: tuple[str, int] = ("10.0.0.7", 8080)) -> Call:
+    headers = [] if host is None else [(b"host", host.encode())]
+    scope = {"headers": headers, "query_string": b"", "scheme": "https", "server": server}
+    return Call(scope, Client().receive)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *(
+            "broker.example.com",
+            "broker_1:8080",
+            "127.0.0.1:80",
+            "[::1]:8080",
+            "[fe80::1]",
+            "x" * 253,
+        ),
+    ],
+)
+def test_the_broker_is_where_the_caller_says(host: str) -> None:
+    assert _call(host).base_url == f"https://{host}"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *(None, "", "a b", "a/b", "a?b", "a#b", "user@host", "a:b", "a:123456", "a\n", "a:80\n"),
+        *("[a/b]", "::1", "höst", "x" * 254, "[::1", "a,b", '"', "<a>"),
+    ],
+)
+def test_the_broker_is_where_it_was_reached_when_the_caller_says_nothing_sound(
+    host: str | None,
+) -> None:
+    assert _call(host).base_url == "https://10.0.0.7:8080"
+    assert _call(host, ("::1", 80)).base_url == "https://[::1]:80"
+
+
+async def test_what_is_as_the_caller_knows_it_has_no_body() -> None:
+    async def verb(_call: Call) -> Reply:
+        return Reply(304, headers=((b"etag", b'"x"'),))
+
+    client = Client(b"")
+    await client.post(Endpoint(verb, "/known", problem))
+    assert client.answer_headers == {b"etag": b'"x"'}
+
+
 async def test_durations_are_counted_by_route_method_and_status() -> None:
     def counted() -> float:
         [metric] = HTTP_REQUEST_DURATION.collect()

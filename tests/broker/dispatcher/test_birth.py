@@ -135,6 +135,7 @@ async def test_the_worker_gets_what_a_fetch_would_have_brought(lane: None, core:
         "businessKey": "b", "processInstanceId": "i", "processDefinitionKey": "k",
         "activityId": 'a"', "traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "retries": 7,
         "variables": {"a": 1.0, "b": {"c": ["ü"]}, "d": 2**70},
+        "executionTimeoutMs": 60_000, "totalTimeoutMs": 90_000,
     }  # fmt: skip
     for given in (task, {}):
         for wanted in (None, ("a", "b", "x"), ()):
@@ -154,8 +155,8 @@ async def test_the_worker_gets_what_a_fetch_would_have_brought(lane: None, core:
 
 def alike(task: TaskJson) -> TaskJson:
     """A task without what is another with each: its names and its instants."""
-    assert task["availableAt"] == task["createdAt"] < task["lockExpiresAt"]
-    instants = {"createdAt", "availableAt", "lockExpiresAt"}
+    assert task["availableAt"] == task["createdAt"] <= task["startedAt"] < task["lockExpiresAt"]
+    instants = {"createdAt", "availableAt", "startedAt", "lockExpiresAt", "timesOutAt"}
     return {
         name: type(value) if name in instants | {"id", "lockToken"} else value
         for name, value in task.items()

@@ -16,8 +16,9 @@ from tests.factories import TaskJson, create, lock
 MEMBERS = {
     "id", "topic", "state", "priority", "businessKey", "processInstanceId", "processDefinitionId",
     "processDefinitionKey", "activityId", "tenantId", "traceparent", "variables", "result",
-    "retries", "attempt", "workerId", "lockExpiresAt", "availableAt", "createdAt", "finishedAt",
-    "errorCode", "errorMessage", "errorDetails", "progress",
+    "retries", "attempt", "workerId", "lockExpiresAt", "callbackExpiresAt", "availableAt",
+    "createdAt", "startedAt", "timesOutAt", "finishedAt", "cancelRequested", "errorCode",
+    "errorMessage", "errorDetails", "progress",
 }  # fmt: skip
 
 
@@ -31,6 +32,9 @@ async def test_a_task_shows_its_state(store: Store, state: State) -> None:
     assert is_finished == (state in FINISHED)
     assert (task["finishedAt"] is not None) == is_finished
     assert (task["lockExpiresAt"] is not None) == (state is State.LOCKED)
+    assert (task["callbackExpiresAt"] is not None) == (state is State.AWAITING)
+    assert task["timesOutAt"] is task["progress"] is None
+    assert task["cancelRequested"] is False
     assert task["attempt"] == (0 if state in (State.DELAYED, State.READY) else 1)
 
 

@@ -75,11 +75,6 @@ async def test_every_state_can_be_searched(store: Store) -> None:
         assert sorted(found) == sorted(ids), name
 
 
-async def test_awaiting_is_a_state_that_no_task_has_yet(store: Store) -> None:
-    await create(store, {})
-    assert await page(store, ListFilters(state="AWAITING")) == ([], None)
-
-
 async def test_an_unknown_state_or_cursor_is_invalid(store: Store) -> None:
     for filters in (ListFilters(state="ready"), ListFilters(after="!"), ListFilters(after="AAAA")):
         with pytest.raises(Invalid):

@@ -14,9 +14,11 @@ from tests.factories import ask, create, held, lock
 
 Connection = asyncpg.Connection
 
+_TABLES = ["callback", "log_line", "outcome", "progress", "task"]
+
 _PARTITIONS = """
     SELECT inhrelid::regclass::text FROM pg_inherits
-    WHERE inhparent IN ('fetchlock.task'::regclass, 'fetchlock.outcome'::regclass) ORDER BY 1
+    JOIN pg_class parent ON parent.oid = inhparent AND parent.relkind = 'p' ORDER BY 1
 """
 
 
@@ -26,10 +28,12 @@ async def test_a_migrated_database_has_room(store: Store) -> None:
 
 async def test_missing_weeks_are_made(store: Store, connection: Connection) -> None:
     before = await connection.fetch(_PARTITIONS)
-    last = before[-1][0], before[len(before) // 2 - 1][0]
+    weeks = len(before) // len(_TABLES)
+    last = [row[0] for row in before[weeks - 1 :: weeks]]
+    assert [name[: -len("_YYYY_MM_DD")] for name in last] == _TABLES
     for name in last:
         await connection.execute(f"DROP TABLE {name}")
-    assert await store.make_partitions() == 2
+    assert await store.make_partitions() == len(_TABLES)
     assert await connection.fetch(_PARTITIONS) == before
 
 
@@ -49,23 +53,26 @@ async def test_two_brokers_at_once_both_succeed(store: Store, connection: Connec
     assert await connection.fetch(_PARTITIONS) == before
 
 
-async def test_a_task_and_its_outcome_are_in_the_same_week(
+async def test_all_that_is_kept_of_a_task_is_in_the_same_week(
     store: Store, connection: Connection
 ) -> None:
     await create(store, {})
     [task] = await lock(store)
-    await ask(store.complete, "w1", held(task))
-    asked, ended = await connection.fetch(
+    await ask(store.hand_over, "w1", held(task))
+    await ask(store.callback, None, held(task, isSuccess=True, logs=["line"]))
+    rows = await connection.fetch(
         """
-        SELECT c.relname FROM fetchlock.task t JOIN pg_class c ON c.oid = t.tableoid
-        UNION ALL
-        SELECT c.relname FROM fetchlock.outcome t JOIN pg_class c ON c.oid = t.tableoid
+        SELECT tableoid::regclass::text FROM fetchlock.callback
+        UNION ALL SELECT tableoid::regclass::text FROM fetchlock.log_line
+        UNION ALL SELECT tableoid::regclass::text FROM fetchlock.outcome
+        UNION ALL SELECT tableoid::regclass::text FROM fetchlock.progress
+        UNION ALL SELECT tableoid::regclass::text FROM fetchlock.task ORDER BY 1
         """
     )
     week = await connection.fetchval(
         "SELECT to_char(date_trunc('week', now() AT TIME ZONE 'UTC'), '_YYYY_MM_DD')"
     )
-    assert (asked[0], ended[0]) == (f"task{week}", f"outcome{week}")
+    assert [row[0] for row in rows] == [f"{table}{week}" for table in _TABLES]
 
 
 async def test_a_bound_is_the_first_id_of_its_instant(connection: Connection) -> None:

@@ -21,6 +21,7 @@ from tests.factories import (
     ask,
     create,
     everything,
+    expire_lock,
     held,
     is_blocked,
     lock,
@@ -51,6 +52,8 @@ async def in_state(store: Store, state: State) -> str:
         return task_id
     [task] = await lock(store)
     match state:
+        case State.AWAITING:
+            await ask(store.hand_over, "w1", held(task))
         case State.FAILED:
             await ask(store.fail, "w1", held(task, errorMessage="e", retries=0))
         case State.COMPLETED:
@@ -58,6 +61,7 @@ async def in_state(store: Store, state: State) -> str:
         case State.BPMN_ERROR:
             await ask(store.bpmn_error, "w1", held(task, errorCode="E"))
         case State.CANCELLED:
+            await ask(store.unlock, "w1", held(task))
             await store.cancel(task_id, None)
     return task_id
 
@@ -100,6 +104,7 @@ async def test_a_cancelled_task_says_why_and_whose_it_was(
 ) -> None:
     [task_id] = await create(store, {})
     [task] = await lock(store)
+    await expire_lock(connection, task_id)
     assert answer_of(await store.cancel(task_id, "not wanted")) == {"state": "CANCELLED"}
     row = await row_of(connection, task_id)
     assert (row["error_message"], row["worker_id"], row["attempt"]) == ("not wanted", "w1", 1)
@@ -155,7 +160,7 @@ async def test_a_failed_task_is_redriven_to_its_old_place(
 
 
 async def test_elsewhere_the_number_alone_changes(store: Store, connection: Connection) -> None:
-    for state in (State.READY, State.DELAYED, State.LOCKED):
+    for state in (State.READY, State.DELAYED, State.LOCKED, State.AWAITING):
         task_id = await in_state(store, state)
         before = await row_of(connection, task_id)
         answer = answer_of(await store.retries(task_id, 77))

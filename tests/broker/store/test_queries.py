@@ -14,7 +14,6 @@ import asyncpg
 import pytest
 
 from broker.store import Store, queries
-from broker.store.database import Database
 from broker.store.queries import SQL_ROOT
 
 Connection = asyncpg.Connection
@@ -70,7 +69,7 @@ def test_every_file_is_a_constant_and_every_constant_a_file() -> None:
 
 def test_every_statement_is_run_under_its_own_name() -> None:
     """In figures and logs a statement has the name of its file."""
-    source = inspect.getsource(Store) + inspect.getsource(Database)
+    source = "".join(inspect.getsource(part) for part in Store.__mro__[:-1])
     ran = re.findall(r'self\._fetch\(\s*"(\w+)", queries\.(\w+)', source)
     assert all(name.upper() == constant.removesuffix("_UNLOCKED") for name, constant in ran)
     assert {constant.lower() for _, constant in ran} == set(STATEMENTS)

@@ -1,4 +1,4 @@
-"""The guards that complete, fail, bpmn-error, extend-lock and unlock share.
+"""The guards that the verbs of a lock's holder share.
 
 Each is tried against each verb: the refusal says why, with its facts, and
 nothing in the database has changed.
@@ -22,6 +22,7 @@ from tests.factories import (
     StoreVerb,
     TaskJson,
     answers,
+    are_blocked,
     ask,
     create,
     everything,
@@ -41,6 +42,8 @@ MEMBERS: dict[str, TaskJson] = {
     "fail": {"errorMessage": "m", "retries": 2, "retryTimeoutMs": 0},
     "extend_lock": {"lockDurationMs": 5_000},
     "unlock": {},
+    "callback_url": {"timeoutMs": 5_000},
+    "hand_over": {"timeoutMs": 5_000, "variables": {"a": 1}},
 }
 """The verbs that need a lock, and what a request of theirs says of a task."""
 
@@ -158,6 +161,7 @@ async def test_a_finished_task_is_refused(
     await ask(store.complete, "w1", held(task, variables={"other": 1}))
     await ask(store.bpmn_error, "w1", held(second, errorCode="other"))
     await store.cancel(third["id"], "reason")
+    await ask(store.unlock, "w1", held(third))
     for of, state in ((task, "COMPLETED"), (second, "BPMN_ERROR"), (third, "CANCELLED")):
         answer = await refusal(store, name, connection, held(of))
         assert answer == {"id": of["id"], "code": "lock_lost", "state": state}
@@ -250,22 +254,13 @@ async def test_batches_that_name_the_same_tasks_do_not_deadlock(
         told = await ask(verb_of(store, name), "w1", *said)
         done.extend(answer["id"] for answer in told if "replayed" not in answer)
 
-    async def are_blocked(wanted: int) -> bool:
-        blocked: int = await watcher.fetchval(
-            """
-            SELECT count(*) FROM pg_stat_activity
-            WHERE datname = current_database() AND wait_event_type = 'Lock'
-            """
-        )
-        return blocked == wanted
-
     async with anyio.create_task_group() as group:
         await connection.execute("BEGIN")
         last = "SELECT FROM fetchlock.open_task WHERE id = $1 FOR UPDATE"
         await connection.fetch(last, tasks[1]["id"])
         for wanted, order in ((1, tasks[::-1]), (2, tasks)):
             group.start_soon(ask_for, order)
-            await eventually(partial(are_blocked, wanted))
+            await eventually(partial(are_blocked, watcher, wanted))
         await connection.execute("COMMIT")
     assert set(done) == {task["id"] for task in tasks}
 

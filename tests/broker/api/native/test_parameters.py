@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 from broker.api.body import Body
 from broker.api.native import wire
 from broker.api.native.parameters import (
+    entity_tag,
+    is_known,
     list_filters,
+    log_page,
     of_task,
+    of_worker,
     preferred_wait_s,
     with_unique_key,
 )
@@ -31,6 +35,81 @@ def test_an_id_becomes_the_first_member(task_id: str) -> None:
     assert msgspec.json.decode(text) == {
         "tasks": [{"id": task_id, "workerId": "w", "variables": {"id": 1}}]
     }
+
+
+@given(st.text())
+def test_a_worker_becomes_the_first_member(worker_id: str) -> None:
+    text = of_worker(worker_id, ' \n{"lockDurationMs":1000, "tasks":[{"id":1}]}\n')
+    assert msgspec.json.decode(text) == {
+        "workerId": worker_id,
+        "lockDurationMs": 1_000,
+        "tasks": [{"id": 1}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("header", "is_so"),
+    [
+        (None, False),
+        (b"", False),
+        (b"*", True),
+        (b" * ", True),
+        (b'"a"', True),
+        (b'W/"a"', True),
+        (b'"b", "a"', True),
+        (b'"b" , W/"a","c"', True),
+        (b'"b"', False),
+        (b"a", False),
+        (b'"A"', False),
+        (b'"*"', False),
+        (b'"b","*"', False),
+        (b'"x"a"y"', False),
+        (b'"' * 10_000, False),
+    ],
+)
+def test_what_a_caller_knows(header: bytes | None, is_so: bool) -> None:
+    assert is_known(b'"a"', header) is is_so
+
+
+def test_a_tag_is_strong_and_of_the_bytes() -> None:
+    assert entity_tag(b"{}") == entity_tag(b"{}") != entity_tag(b"{ }")
+    assert is_known(entity_tag(b"{}"), entity_tag(b"{}"))
+    assert entity_tag(b"{}").startswith(b'"')
+
+
+@pytest.mark.parametrize(
+    ("query", "page"),
+    [
+        (b"", (0, 200)),
+        (b"after=7", (7, 200)),
+        (b"limit=1&after=2147483647", (2_147_483_647, 1)),
+        (b"limit=1000", (0, 1_000)),
+        (b"after=007", (7, 200)),
+    ],
+)
+def test_a_page_of_a_log(query: bytes, page: tuple[int, int]) -> None:
+    assert log_page(query) == page
+
+
+@pytest.mark.parametrize(
+    ("query", "pointer"),
+    [
+        ("after=-1", "/after"),
+        ("after=", "/after"),
+        ("after=2147483648", "/after"),
+        (f"after={'9' * 5_000}", "/after"),
+        ("after=%D9%A1", "/after"),
+        ("limit=0", "/limit"),
+        ("limit=1001", "/limit"),
+        ("limit=1&limit=1", "/limit"),
+        ("before=1", "/before"),
+        ("after=%FF", ""),
+    ],
+)
+def test_a_page_of_a_log_is_refused_at(query: str, pointer: str) -> None:
+    with pytest.raises(Invalid) as raised:
+        log_page(query.encode())
+    assert raised.value.facts["errors"][0]["pointer"] == pointer
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ AS_CREATE_DOES = """
 SELECT f.* FROM json_to_record($1::json) AS f (
     topic text, variables json, priority integer, "businessKey" text, retries integer,
     "delayMs" bigint, "availableAt" timestamptz, "uniqueKey" text, "processInstanceId" text,
-    "processDefinitionId" text, "processDefinitionKey" text, "activityId" text, traceparent text)
+    "processDefinitionId" text, "processDefinitionKey" text, "activityId" text, traceparent text,
+    "executionTimeoutMs" bigint, "totalTimeoutMs" bigint)
 """
 COLUMN_BY_FIELD = {field.name: field.encode_name for field in msgspec.structs.fields(wire.Create)}
 
@@ -83,6 +84,7 @@ _values = {
     "priority": st.integers(-(2**31) - 2, 2**31 + 1).map(str),
     "retries": st.integers(-1, 1_001).map(str),
     "delayMs": st.integers(-1, 2**64).map(str),
+    "executionTimeoutMs": st.integers(999, 2**64).map(str),
     "availableAt": _instants.map(_written),
 }
 _members = [

@@ -139,6 +139,8 @@ async def test_an_unknown_id_is_not_found(client: httpx2.AsyncClient) -> None:
         "retry-timeout": {"retryTimeoutMs": 0},
         "retries": {"retries": 1},
         "cancel": {},
+        "callback-url": {"workerId": "w"},
+        "hand-over": {"workerId": "w"},
     }
     uuid = "019aa5f0-7c1e-7b44-9d2a-3f5c8e1b6a01"
     for task_id in ("nope", uuid, "%00", "%FF", "'%22%5C", "💥"):
@@ -147,6 +149,9 @@ async def test_an_unknown_id_is_not_found(client: httpx2.AsyncClient) -> None:
             for verb, body in bodies.items()
         ]
         answers.append(await client.get(f"{ROOT}/{task_id}"))
+        answers.append(await client.get(f"{ROOT}/{task_id}", headers={"Prefer": "wait=60"}))
+        answers.append(await client.get(f"{ROOT}/{task_id}/logs"))
+        answers.append(await client.put(f"{ROOT}/{task_id}/subtext", json={"subtext": "s"}))
         for answer in answers:
             assert (answer.status_code, answer.json()["code"]) == (404, "task_not_found")
             assert isinstance(answer.json()["taskId"], str)

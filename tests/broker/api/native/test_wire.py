@@ -9,7 +9,7 @@ import pytest
 from msgspec import Struct
 
 from broker.api.body import Body
-from broker.api.native import wire
+from broker.api.native import long_work_wire, wire
 from broker.errors import Invalid
 from broker.settings import Settings
 
@@ -32,6 +32,12 @@ GOOD: Final[dict[type[Struct], dict[str, Any]]] = {
     wire.RetryTimeout: {"retryTimeoutMs": 0},
     wire.Retries: {"retries": 1},
     wire.Cancel: {},
+    long_work_wire.Heartbeat: {"lockDurationMs": 1_000, "tasks": []},
+    long_work_wire.HeartbeatItem: {"id": "1", "lockToken": "t"},
+    long_work_wire.Subtext: {"subtext": "s"},
+    long_work_wire.CallbackUrl: {"workerId": "w"},
+    long_work_wire.HandOver: {"workerId": "w"},
+    long_work_wire.ExternalEvent: {"taskId": "1", "status": "SUCCESS"},
 }
 """The least each request may be."""
 
@@ -43,6 +49,20 @@ _NAME = (["", "x" * 255, None], ["x" * 256, 5])
 _DURATION_MS = ("lockDurationMs", [1_000, 86_400_000], [999, 0, -1, 86_400_001, 1_000.0, "1000"])
 _DELAY_MS = ([0, YEARS_10_MS, None], [-1, YEARS_10_MS + 1, 10**400, 1.5])
 _MESSAGE = (["", "x" * 4_096], ["x" * 4_097, 5])
+_TIMEOUT_MS = ([1_000, YEARS_10_MS, None], [999, YEARS_10_MS + 1, 1_000.5, "1000"])
+_CALLBACK_TIMEOUT_MS = (
+    "timeoutMs",
+    [1_000, 31_536_000_000, None],
+    [999, 31_536_000_001, 1_000.5],
+)
+_ONE_LINE = (
+    ["", "s" * 1_024, "Größe: 90 % ✓"],
+    ["s" * 1_025, 5, *(f"a{control}" for control in "\n\r\t\x01\x1f\x7f\x85\x9b\u2028\u2029")],
+)
+_LINES = (
+    ["", "two\nlines", "x" * 4_096, [], ["x" * 4_096] * 1_000, None],
+    ["x" * 4_097, ["x"] * 1_001, {}, 5],
+)
 
 LIMITS: Final[list[tuple[type[Struct], str, list[Any], list[Any]]]] = [
     (wire.Create, "topic", ["t", "t" * 255], ["", "t" * 256, "t\n", "\x01", None, 5]),
@@ -69,6 +89,8 @@ LIMITS: Final[list[tuple[type[Struct], str, list[Any], list[Any]]]] = [
         )
     ),
     (wire.Create, "traceparent", [_TRACE, None], [_TRACE.upper(), f"{_TRACE}\n", _TRACE[:-1], ""]),
+    (wire.Create, "executionTimeoutMs", *_TIMEOUT_MS),
+    (wire.Create, "totalTimeoutMs", *_TIMEOUT_MS),
     (wire.FetchAndLock, *_WORKER_ID),
     (wire.FetchAndLock, "maxTasks", [1, 1_000], [0, -1, 1_001, 10**400, None]),
     (wire.FetchAndLock, *_DURATION_MS),
@@ -96,6 +118,39 @@ LIMITS: Final[list[tuple[type[Struct], str, list[Any], list[Any]]]] = [
     (wire.RetryTimeout, "retryTimeoutMs", [0, YEARS_10_MS], [-1, YEARS_10_MS + 1, None]),
     (wire.Retries, "retries", [1, 1_000], [0, -1, 1_001, None]),
     (wire.Cancel, "reason", *_MESSAGE),
+    (long_work_wire.Heartbeat, *_DURATION_MS),
+    (
+        long_work_wire.Heartbeat,
+        "tasks",
+        [[], [{"id": "1", "lockToken": "t"}] * 1_000],
+        [[{"id": "1", "lockToken": "t"}] * 1_001, {}, None],
+    ),
+    (long_work_wire.HeartbeatItem, "id", ["", "x" * 500], [5, None]),
+    (long_work_wire.HeartbeatItem, "lockToken", ["", "x" * 255], ["x" * 256, 5, None]),
+    (
+        long_work_wire.HeartbeatItem,
+        "sequence",
+        [1, 2**63 - 1, None],
+        [0, -1, 2**63, 10**400, 1.5, "1"],
+    ),
+    (long_work_wire.HeartbeatItem, "percent", [0, 100, 99.9, None], [-0.1, 100.1, 101, "5"]),
+    (long_work_wire.HeartbeatItem, "subtext", *_ONE_LINE),
+    (long_work_wire.HeartbeatItem, "logs", *_LINES),
+    (long_work_wire.HeartbeatItem, "checkpoint", [{}, [1], "x", 5, False, None], []),
+    (long_work_wire.Subtext, "subtext", _ONE_LINE[0], [*_ONE_LINE[1], None]),
+    (long_work_wire.CallbackUrl, *_WORKER_ID),
+    (long_work_wire.CallbackUrl, *_LOCK_TOKEN),
+    (long_work_wire.CallbackUrl, *_CALLBACK_TIMEOUT_MS),
+    (long_work_wire.HandOver, *_WORKER_ID),
+    (long_work_wire.HandOver, *_LOCK_TOKEN),
+    (long_work_wire.HandOver, *_CALLBACK_TIMEOUT_MS),
+    (long_work_wire.HandOver, *_VARIABLES),
+    (long_work_wire.ExternalEvent, "taskId", ["", "x" * 500], [5, None]),
+    (long_work_wire.ExternalEvent, "status", ["SUCCESS", "FAILURE"], ["success", "", None]),
+    # What stands beside a result is cut to size: nobody shall lose the result for it.
+    (long_work_wire.ExternalEvent, "logs", [*_LINES[0], *_LINES[1][:2]], [{}, 5]),
+    (long_work_wire.ExternalEvent, "subtext", ["", "a\n" * 2_000, None], [5, []]),
+    (long_work_wire.ExternalEvent, "output", [{}, [1], "x", 5, False, None], []),
 ]
 
 
