@@ -13,8 +13,10 @@
 Everything public is here; the modules with an underscore are not.
 """
 
+from worker_sdk._callback import CallbackRequest, CallbackUrl
 from worker_sdk._client import Client
 from worker_sdk._errors import (
+    CallbackExpired,
     Conflict,
     ConnectionFailed,
     FetchlockError,
@@ -23,7 +25,8 @@ from worker_sdk._errors import (
     TaskNotFound,
     Unavailable,
 )
-from worker_sdk._outcome import BpmnError, Failure
+from worker_sdk._news import News
+from worker_sdk._outcome import BpmnError, Failure, HandOver
 from worker_sdk._task import NewTask, Subscription, Task
 from worker_sdk._transport import Answer, Transport
 from worker_sdk._worker import Worker
@@ -31,14 +34,19 @@ from worker_sdk._worker import Worker
 __all__ = [
     "Answer",
     "BpmnError",
+    "CallbackExpired",
+    "CallbackRequest",
+    "CallbackUrl",
     "Client",
     "Conflict",
     "ConnectionFailed",
     "Failure",
     "FetchlockError",
+    "HandOver",
     "Invalid",
     "LockLost",
     "NewTask",
+    "News",
     "Subscription",
     "Task",
     "TaskNotFound",

@@ -1,18 +1,19 @@
 """How a handler says that a task did not simply succeed.
 
-A handler returns its variables, or raises. `Failure` and `BpmnError` are the
-two things it can raise on purpose; whatever else comes out of it is a failure
-too, told with its traceback. All texts pass through `legible`: tracebacks hold
+A handler returns its variables, or a `HandOver` when somebody else is to finish
+the task, or raises. `Failure` and `BpmnError` are the two things it can raise on
+purpose; whatever else comes out of it is a failure too, told with its traceback. All texts pass through `legible`: tracebacks hold
 file names and values that JSON text may not, and a refusal of the failure
 itself would leave the task to run out of its lock unexplained.
 """
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 # A little less than the broker takes: a text cut short tells more than one that is refused.
 MESSAGE_CHARS_MAX = 4_000
@@ -65,8 +66,39 @@ class BpmnError(Exception):
         self.variables = variables
 
 
+class HandOver:
+    """The handler has done its part, a callback is to end the task: `return task.hand_over()`.
+
+    The callback's output is merged over `variables`, key by key. It is waited for until
+    `timeout_s` is over; None leaves that to the broker.
+    """
+
+    def __init__(
+        self, variables: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
+    ) -> None:
+        self.variables = variables
+        self.timeout_s = timeout_s
+        self.timeout_ms: int | None = timeout_ms(timeout_s)
+
+
+class Acknowledgement:
+    """The handler has stopped because its task is to be cancelled. Only workers say this."""
+
+
+ACKNOWLEDGED: Final = Acknowledgement()
+
 Variables = Mapping[str, Any] | None
-Outcome = Variables | Failure | BpmnError
+Result = Variables | HandOver
+Outcome = Result | Failure | BpmnError | Acknowledgement
+
+
+def timeout_ms(timeout_s: float | None) -> int | None:
+    """A timeout as the wire has it. Raises ValueError for what is no time to wait."""
+    if timeout_s is None:
+        return None
+    if not (timeout_s > 0 and math.isfinite(timeout_s)):
+        raise ValueError(f"nothing can be waited for {timeout_s} seconds")
+    return round(timeout_s * 1000)
 
 
 def unforeseen(error: BaseException) -> Failure:

@@ -4,8 +4,9 @@ A flight is one request at a time, again and again, for as long as outcomes wait
 With nothing under way an outcome takes off at once: there is no timer, so a
 single one is never delayed. Whatever is told meanwhile waits for the flight's
 return and goes out as one batch, so a worker under load pays for requests, not
-for tasks. Completions and failures have a flight each; a BPMN error has no batch
-on the wire and flies alone, beside others.
+for tasks. Completions and failures have a flight each; what has no batch on the
+wire (a BPMN error, a hand-over, the acknowledgement of a cancellation) flies
+alone, beside others.
 
 An outcome is told again and again, through outages of the broker and its
 database, until it has been heard or its lease is over: then the task is somebody
@@ -30,7 +31,14 @@ from worker_sdk._backoff import pause_s
 from worker_sdk._client import Client
 from worker_sdk._errors import ConnectionFailed, FetchlockError
 from worker_sdk._lease import Lease, earliest_end_s
-from worker_sdk._outcome import BpmnError, Failure, Outcome, Variables
+from worker_sdk._outcome import (
+    Acknowledgement,
+    BpmnError,
+    Failure,
+    HandOver,
+    Outcome,
+    Variables,
+)
 
 logger = logging.getLogger("fetchlock.worker")
 
@@ -40,7 +48,7 @@ BATCH_TASKS_MAX = 1_000
 # alone, and a batch stays far below the 8 MiB that the broker takes for one.
 BATCH_BYTES_MAX = 2**20
 # Enough for the broker to commit them together; each needs a connection.
-BPMN_ERROR_FLIGHTS_MAX = 32
+LONE_FLIGHTS_MAX = 32
 
 Report = tuple[Lease, Outcome]
 Send = Callable[[Sequence[Report]], Awaitable[Sequence[Exception | None]]]
@@ -94,12 +102,12 @@ class Reporter:
         self._flights: set[asyncio.Task[None]] = set()
         self._completions = Lane(self._complete, batch_max=BATCH_TASKS_MAX)
         self._failures = Lane(self._fail, batch_max=BATCH_TASKS_MAX)
-        self._bpmn_errors = Lane(self._bpmn_error, batch_max=1, flights_max=BPMN_ERROR_FLIGHTS_MAX)
+        self._lone = Lane(self._tell_alone, batch_max=1, flights_max=LONE_FLIGHTS_MAX)
 
     def tell(self, lease: Lease, outcome: Outcome) -> None:
         """Have the outcome told for as long as the lease lasts. Does not wait for it."""
         if lease.is_over:
-            self._give_up(lease, "outcome thrown away, the lock had been lost")
+            self._give_up((lease, outcome), "outcome thrown away, the lock had been lost")
             return
         lane = self._lane(outcome)
         lane.waiting.append((lease, outcome))
@@ -117,7 +125,8 @@ class Reporter:
     def _lane(self, outcome: Outcome) -> Lane:
         if isinstance(outcome, Failure):
             return self._failures
-        return self._bpmn_errors if isinstance(outcome, BpmnError) else self._completions
+        is_lone = isinstance(outcome, BpmnError | HandOver | Acknowledgement)
+        return self._lone if is_lone else self._completions
 
     async def _fly(self, lane: Lane) -> None:
         failures = 0
@@ -145,7 +154,7 @@ class Reporter:
                 if report[0].trusted_until_s > now_s:
                     batch.append(report)
                 else:
-                    self._give_up(report[0], "outcome not delivered before the lock ran out")
+                    self._give_up(report, "outcome not delivered before the lock ran out")
         return batch
 
     async def _ask(self, lane: Lane, batch: Sequence[Report]) -> Sequence[Exception | None] | None:
@@ -178,13 +187,16 @@ class Reporter:
                 # its lock, and be done and refused again, without anybody learning why.
                 self.tell(lease, Refused(f"the outcome was refused: {error}"))
             else:
-                self._give_up(lease, "outcome not accepted", error=str(error))
+                self._give_up(report, "outcome not accepted", error=str(error))
         lane.put_back(again)
         return trouble
 
-    def _give_up(self, lease: Lease, why: str, **facts: str) -> None:
+    def _give_up(self, report: Report, why: str, **facts: str) -> None:
+        lease, outcome = report
         about = {"topic": lease.task.topic, "task_id": lease.task.id, **facts}
-        logger.warning(why, extra=about)
+        # A cancelled task is cancelled, whether or not its worker says that it has stopped.
+        is_trouble = not isinstance(outcome, Acknowledgement)
+        logger.log(logging.WARNING if is_trouble else logging.DEBUG, why, extra=about)
         self._done(lease)
 
     # One outcome alone has its own verb: its refusal is about nothing else.
@@ -203,9 +215,14 @@ class Reporter:
         await self._client.fail(*failures[0])
         return [None]
 
-    async def _bpmn_error(self, batch: Sequence[Report]) -> Sequence[Exception | None]:
+    async def _tell_alone(self, batch: Sequence[Report]) -> Sequence[Exception | None]:
         [(lease, outcome)] = batch
-        await self._client.bpmn_error(lease.task, cast("BpmnError", outcome))
+        if isinstance(outcome, BpmnError):
+            await self._client.bpmn_error(lease.task, outcome)
+        elif isinstance(outcome, HandOver):
+            await self._client.hand_over(lease.task, outcome)
+        else:
+            await self._client.unlock(lease.task)
         return [None]
 
 

@@ -5,8 +5,8 @@
     cut off    the handlers still running are cancelled, and nothing more is told
     giving back  what is still held is unlocked, so others need not wait for locks to run out
 
-Every end passes through these in order: a signal, `stop`, a refusal that no
-waiting can heal, cancellation from outside. Two rules hold throughout. A task
+Every end passes through these in order: a signal, `stop`, the broker's wish to
+drain, a refusal that no waiting can heal, cancellation from outside. Two rules hold throughout. A task
 that has been locked is run or given back, never dropped. And a broker that is
 away costs patience only: the worker comes back by itself, with one line in the
 log when it loses the broker and one when it is back.
@@ -28,7 +28,8 @@ from worker_sdk._backoff import full_jitter_s, pause_s
 from worker_sdk._client import Client
 from worker_sdk._crew import Crew, open_crew, unlock
 from worker_sdk._errors import FetchlockError
-from worker_sdk._lease import LeaseKeeper, Pulse
+from worker_sdk._keeper import LeaseKeeper
+from worker_sdk._lease import Lease, Pulse
 from worker_sdk._slots import Slots
 from worker_sdk._task import Task
 
@@ -67,7 +68,9 @@ class Session:
         self._client = Client(base_url, timeout_s=TIMEOUT_S)
         # Apart from the other, because it is hung up while outcomes are still to be told.
         self._poller = Client(base_url, timeout_s=TIMEOUT_S)
-        self._keeper = LeaseKeeper(lambda: Client(base_url, timeout_s=TIMEOUT_S), durations)
+        self._keeper = LeaseKeeper(
+            lambda: Client(base_url, timeout_s=TIMEOUT_S), worker_id, durations
+        )
         self._pulse = Pulse(durations[0])
         self._slots = Slots(concurrency)
         self._draining = anyio.CancelScope()
@@ -78,7 +81,7 @@ class Session:
     async def run(self, *, obey_signals: bool) -> None:
         """Serve until stopped. Raises the FetchlockError that no waiting could heal."""
         async with self._client, self._poller, anyio.create_task_group() as keeping:
-            keeping.start_soon(self._keeper.run)
+            keeping.start_soon(self._keeper.run, self._obey_broker)
             if obey_signals:
                 keeping.start_soon(self._obey_signals)
             try:
@@ -93,10 +96,18 @@ class Session:
     async def _obey_signals(self) -> None:
         """The first signal stops the worker in good order, the second at once."""
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            is_first = True  # Also where the broker's wish came before it.
             async for _ in signals:
-                if self._stopping.is_set():
+                if not is_first:
                     self._draining.cancel()
+                is_first = False
                 self._stopping.set()
+
+    def _obey_broker(self) -> None:
+        """The broker's wish to drain is as good as the first signal."""
+        if not self._stopping.is_set():
+            logger.info("the broker asks the worker to drain", extra=self._about(None))
+            self._stopping.set()
 
     async def _work(self) -> None:
         async with open_crew(self._handlers, self._client, self._slots, self._keeper) as crew:
@@ -191,6 +202,11 @@ class Session:
         with anyio.move_on_after(GIVE_BACK_PATIENCE_S, shield=True) as patience:
             async with anyio.create_task_group() as unlocking:
                 for lease in self._slots.held:
-                    unlocking.start_soon(unlock, self._client, lease)
+                    unlocking.start_soon(self._give_back_one, lease)
         if patience.cancelled_caught:
             logger.warning("tasks not given back in time, their locks must run out")
+
+    async def _give_back_one(self, lease: Lease) -> None:
+        if lease.notes is not None:  # The next attempt may go on from its last checkpoint.
+            await self._keeper.wait_flushed(lease)
+        await unlock(self._client, lease)

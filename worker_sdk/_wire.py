@@ -1,23 +1,25 @@
-"""JSON in and out: the one place of the SDK that knows the encoding.
+"""Answers in, and the forms of requests that are not simply a task's own.
 
 msgspec keeps integers of any size both ways and decodes straight into the
-structs of `_task`. It has one habit that would corrupt silently: NaN and the
-infinities, which JSON cannot say, become null. They are refused here instead.
+structs of `_task`. What goes out is encoded by `_json`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import msgspec
 
+from worker_sdk._callback import CallbackUrl, HandedOver
 from worker_sdk._errors import BY_CODE, FetchlockError
-from worker_sdk._task import Standing, Task
+from worker_sdk._news import News, Renewal
+from worker_sdk._task import LogPage, Standing, Task
 
 T = TypeVar("T")
+
+_FOREIGN = "the answer is not what a Fetchlock broker says"
 
 
 class Page(msgspec.Struct):
@@ -33,6 +35,12 @@ class Results(msgspec.Struct):
     results: list[dict[str, Any]]
 
 
+class HeartbeatAnswer(Results):
+    """The answer to a heartbeat."""
+
+    drain: bool = False
+
+
 class Completed(msgspec.Struct, omit_defaults=True, rename="camel", gc=False):
     """An item of a batch of completions.
 
@@ -43,6 +51,18 @@ class Completed(msgspec.Struct, omit_defaults=True, rename="camel", gc=False):
     id: str
     lock_token: str | None = None
     variables: Mapping[str, Any] | None = None
+
+
+class Beat(msgspec.Struct, omit_defaults=True, rename="camel", gc=False):
+    """An item of a heartbeat: a task that is still worked on, and what is new of it."""
+
+    id: str
+    lock_token: str | None = None
+    sequence: int | None = None
+    percent: float | None = None
+    subtext: str | None = None
+    logs: Sequence[str] | None = None
+    checkpoint: Any = None
 
 
 class Extended(msgspec.Struct, rename="camel"):
@@ -64,28 +84,10 @@ RESULTS = msgspec.json.Decoder(Results)
 EXTENDED = msgspec.json.Decoder(Extended)
 POSTPONED = msgspec.json.Decoder(Postponed)
 STANDING = msgspec.json.Decoder(Standing)
-
-
-def encode(body: object) -> bytes:
-    """The body as JSON text. Raises TypeError or ValueError for what JSON cannot say."""
-    try:
-        text = msgspec.json.encode(body)
-    except RecursionError:
-        raise ValueError("the variables are nested too deeply, or contain themselves") from None
-    # A NaN can only hide behind a null, so the slow look happens to few bodies.
-    if b"null" in text:
-        _refuse_nan(msgspec.to_builtins(body))
-    return text
-
-
-def _refuse_nan(value: object) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"JSON has no {value}")
-    if isinstance(value, Mapping):
-        value = cast("Mapping[str, object]", value).values()
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        for inner in cast("Iterable[object]", value):
-            _refuse_nan(inner)
+HEARTBEAT = msgspec.json.Decoder(HeartbeatAnswer)
+LOG_PAGE = msgspec.json.Decoder(LogPage)
+CALLBACK_URL = msgspec.json.Decoder(CallbackUrl)
+HANDED_OVER = msgspec.json.Decoder(HandedOver)
 
 
 def said(**members: object) -> dict[str, object]:
@@ -98,9 +100,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes, status: int) -> T:
     try:
         return decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise FetchlockError(
-            f"the answer is not what a Fetchlock broker says: {error}", status=status
-        ) from error
+        raise FetchlockError(f"{_FOREIGN}: {error}", status=status) from error
 
 
 def refusal(status: int, body: bytes, retry_after: str | None) -> FetchlockError:
@@ -117,6 +117,32 @@ def refusal(status: int, body: bytes, retry_after: str | None) -> FetchlockError
 def item_refusals(results: Sequence[Mapping[str, Any]]) -> list[FetchlockError | None]:
     """Per item of a batch, in order: None where it is done, or what was said instead."""
     return [_told(item, None, None) if "code" in item else None for item in results]
+
+
+def beat(task: Task, news: News | None) -> Beat:
+    """What a heartbeat says about a task."""
+    if news is None:
+        return Beat(task.id, task.lock_token)
+    return Beat(
+        task.id,
+        task.lock_token,
+        news.sequence,
+        news.percent,
+        news.subtext,
+        news.logs,
+        news.checkpoint,
+    )
+
+
+def renewals(results: Sequence[Mapping[str, Any]], status: int) -> list[Renewal | FetchlockError]:
+    """Per item of a heartbeat, in order: its renewal, or what was said instead."""
+    try:
+        return [
+            msgspec.convert(item, Renewal) if refusal is None else refusal
+            for item, refusal in zip(results, item_refusals(results), strict=True)
+        ]
+    except msgspec.MsgspecError as error:
+        raise FetchlockError(f"{_FOREIGN}: {error}", status=status) from error
 
 
 def _told(

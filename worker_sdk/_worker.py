@@ -13,7 +13,6 @@ This module is what the user says; `_session` is what is done about it.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import secrets
@@ -24,8 +23,9 @@ from typing import Any, TypeVar
 
 import anyio
 
-from worker_sdk._attempt import Handler
+from worker_sdk._attempt import Handler, Hook, is_async
 from worker_sdk._client import Client
+from worker_sdk._outcome import HandOver
 from worker_sdk._session import Session
 from worker_sdk._task import Subscription, Task
 
@@ -33,7 +33,10 @@ logger = logging.getLogger("fetchlock.worker")
 
 HandlerT = TypeVar(
     "HandlerT",
-    bound=Callable[[Task], Awaitable[Mapping[str, Any] | None] | Mapping[str, Any] | None],
+    bound=Callable[
+        [Task],
+        Awaitable[Mapping[str, Any] | HandOver | None] | Mapping[str, Any] | HandOver | None,
+    ],
 )
 
 
@@ -87,13 +90,19 @@ class Worker:
         lock_duration_ms: int | None = None,
         process_definition_ids: Sequence[str] | None = None,
         variables: Sequence[str] | None = None,
+        on_cancel: Callable[[Task], Awaitable[object] | object] | None = None,
     ) -> Callable[[HandlerT], HandlerT]:
         """Register the decorated function as the handler of a topic.
 
-        It takes the `Task` and returns the variables to complete it with, or None. It may raise
-        `Failure` or `BpmnError`; anything else it raises is a failure with its traceback. An async
-        function runs on the worker's event loop, any other in a thread. When the lock is lost, an
-        async handler is cancelled, and `task.cancelled` tells the one in a thread.
+        It takes the `Task` and returns the variables to complete it with, or None, or
+        `task.hand_over()`. It may raise `Failure` or `BpmnError`; anything else it raises is a
+        failure with its traceback. An async function runs on the worker's event loop, any other in
+        a thread. When the lock is lost or the task is to be cancelled, an async handler is
+        cancelled, and `task.cancelled` tells the one in a thread.
+
+        `on_cancel` is called with the task when it is to be cancelled, after its handler has
+        stopped: to undo what was done. Async or not, like a handler. It is not called for a lock
+        that was lost, nor when the worker must end.
 
         `process_definition_ids` takes tasks of these definitions only; `variables` names the only
         ones the handler needs. Raises ValueError when the topic has a handler.
@@ -103,12 +112,12 @@ class Worker:
         duration_ms = self._lock_duration_ms if lock_duration_ms is None else lock_duration_ms
 
         def register(function: HandlerT) -> HandlerT:
-            call = getattr(function, "__call__", None)  # noqa: B004 - its kind, not whether it is
             self._handlers[topic] = Handler(
                 function,
-                inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call),
+                is_async(function),
                 Subscription(topic, process_definition_ids, duration_ms, variables),
                 duration_ms,
+                None if on_cancel is None else Hook(on_cancel, is_async(on_cancel)),
             )
             return function
 

@@ -81,16 +81,16 @@ def test_wrong_arguments_are_exit_code_2(
     assert "fetchlock worker" in capsys.readouterr().err
 
 
-def worker_process(base_url: str) -> PythonProcess:
+def worker_process(base_url: str, **environment: str) -> PythonProcess:
     return PythonProcess(
         ["-m", "worker_sdk", "tests.worker_sdk.worker_for_tests:worker"],
-        {"BROKER_URL_FOR_TESTS": base_url},
+        {"BROKER_URL_FOR_TESTS": base_url, **environment},
     )
 
 
 async def drains(process: PythonProcess) -> None:
     with anyio.fail_after(DEADLINE_S):
-        while "draining" not in process.log:  # noqa: ASYNC110
+        while "worker: draining" not in process.log:  # noqa: ASYNC110
             await anyio.sleep(0.02)
 
 
@@ -102,6 +102,19 @@ async def test_first_signal_lets_handlers_finish(broker: str) -> None:
             process.signal(signal.SIGTERM)
             await drains(process)
             assert "fetchlock.worker: draining running=1" in process.log
+            await client.create(NewTask("release"))
+            assert await to_thread.run_sync(process.wait) == 0
+        task = await client.get_task(created.id)
+    assert (task.state, task.attempt, task.result) == ("COMPLETED", 1, {"finished": True})
+
+
+async def test_signal_after_the_brokers_wish_to_drain_is_the_first(broker: str) -> None:
+    async with Client(broker) as client:
+        created = await client.create(NewTask("polite"))
+        with worker_process(broker, LOCK_DURATION_MS_FOR_TESTS="3000") as process:
+            await client.drain("worker-for-tests")
+            await drains(process)
+            process.signal(signal.SIGTERM)
             await client.create(NewTask("release"))
             assert await to_thread.run_sync(process.wait) == 0
         task = await client.get_task(created.id)

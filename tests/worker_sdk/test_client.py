@@ -17,13 +17,17 @@ from worker_sdk import (
     ConnectionFailed,
     Failure,
     FetchlockError,
+    HandOver,
     LockLost,
+    News,
     NewTask,
     Subscription,
     Task,
     TaskNotFound,
 )
 from worker_sdk._errors import BY_CODE, Invalid
+from worker_sdk._news import Refusal, Renewal
+from worker_sdk._task import Progress
 
 CONTRACT = Path(__file__).parents[1] / "contract"
 ID, OTHER_ID = "019aa5f0-7c1e-7b44-9d2a-3f5c8e1b6a01", "019aa5f0-7c1e-7b44-9d2a-3f5c8e1b6a02"
@@ -59,6 +63,8 @@ VERBS: dict[str, Callable[[Client], Awaitable[Any]]] = {
             process_definition_key="payment",
             activity_id="validate",
             traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            execution_timeout_ms=600_000,
+            total_timeout_ms=86_400_000,
         ),
         wait_s=9.5,
     ),
@@ -91,10 +97,35 @@ VERBS: dict[str, Callable[[Client], Awaitable[Any]]] = {
     "extend_lock": lambda client: client.extend_lock(TASK, 60_000),
     "extend_lock_batch": lambda client: client.extend_lock_batch([TASK, OTHER], 60_000),
     "unlock": lambda client: client.unlock(TASK),
+    "heartbeat": lambda client: client.heartbeat(
+        WORKER,
+        60_000,
+        [
+            (
+                TASK,
+                News(
+                    sequence=3,
+                    percent=90,
+                    subtext="Completed with 90/100 passing",
+                    logs=["line one", "line two"],
+                    checkpoint={"page": 90, "orderNumber": HUGE},
+                ),
+            ),
+            (OTHER, None),
+        ],
+    ),
+    "callback_url": lambda client: client.callback_url(TASK, timeout_s=3600),
+    "hand_over": lambda client: client.hand_over(
+        TASK, HandOver({"chargeId": "ch_abc123"}, timeout_s=3600)
+    ),
     "retry_timeout": lambda client: client.retry_timeout(ID, 60_000),
     "retries": lambda client: client.retries(ID, 2),
     "cancel": lambda client: client.cancel(ID, "ordered twice"),
+    "subtext": lambda client: client.subtext(ID, "Completed with 90/100 passing"),
+    "drain": lambda client: client.drain(WORKER),
+    "undrain": lambda client: client.undrain(WORKER),
     "get_task": lambda client: client.get_task(ID),
+    "log_lines": lambda client: client.log_lines(ID, after=1, limit=100),
     "list_tasks": lambda client: client.list_tasks(
         topic="validatePayment",
         state="COMPLETED",
@@ -110,8 +141,12 @@ VERBS: dict[str, Callable[[Client], Awaitable[Any]]] = {
 """The call of each verb that must give the golden request."""
 
 
+NOT_THE_SDKS = {"problems", "callback", "external_event"}
+"""Callbacks come from outside parties, who have no SDK."""
+
+
 def test_each_verb_has_its_golden_file_and_its_method() -> None:
-    assert set(VERBS) == {path.stem for path in CONTRACT.glob("*.json")} - {"problems"}
+    assert set(VERBS) == {path.stem for path in CONTRACT.glob("*.json")} - NOT_THE_SDKS
     assert all(hasattr(Client, verb) for verb in VERBS)
 
 
@@ -146,7 +181,8 @@ async def test_locked_tasks_are_read_whole(scripted: Scripted, client: Client) -
 async def test_every_member_of_a_task_has_its_field(scripted: Scripted, client: Client) -> None:
     members = golden("fetch_and_lock")["response"]["body"][0]
     fields = {field.encode_name for field in msgspec.structs.fields(Task)}
-    assert fields - {"stopRequested"} == set(members)
+    # Of what is not on the wire: whether it should stop, and who hears what its handler says.
+    assert fields - {"stopRequested", "_desk"} == set(members)
 
 
 async def test_finished_task_has_its_result(scripted: Scripted, client: Client) -> None:
@@ -188,6 +224,89 @@ async def test_standings_and_instants(scripted: Scripted, client: Client) -> Non
     assert (await ask("retries", scripted, client)).available_at == at(10, 0, 11)
     assert await ask("extend_lock", scripted, client) == at(10, 1)
     assert await ask("retry_timeout", scripted, client) == at(10, 1)
+
+
+async def test_heartbeat_tells_per_task_and_of_the_worker(
+    scripted: Scripted, client: Client
+) -> None:
+    (renewal, lost), drain = await ask("heartbeat", scripted, client)
+    assert isinstance(renewal, Renewal)
+    assert (renewal.lock_expires_at, renewal.cancel_requested) == (at(10, 1), False)
+    assert not renewal.refused
+    assert isinstance(lost, LockLost)
+    assert lost.facts["state"] == "CANCELLED"
+    assert drain is False
+
+
+async def test_heartbeat_tells_what_was_refused_and_what_is_wanted(
+    scripted: Scripted, client: Client
+) -> None:
+    item = {
+        "id": ID,
+        "outcome": "done",
+        "lockLost": False,
+        "cancelRequested": True,
+        "lockExpiresAt": "2026-11-22T10:01:00+00:00",
+        "refused": [{"member": "logs", "code": "too_large", "detail": "10000 lines"}],
+    }
+    scripted.will_answer(200, {"results": [item], "drain": True})
+    [renewal], drain = await client.heartbeat(WORKER, 60_000, [(TASK, None)])
+    assert isinstance(renewal, Renewal)
+    assert renewal.cancel_requested
+    assert renewal.refused == [Refusal("logs", "too_large", "10000 lines")]
+    assert drain
+
+
+async def test_heartbeat_without_tasks_is_one(scripted: Scripted, client: Client) -> None:
+    scripted.will_answer(200, {"results": [], "drain": False})
+    assert await client.heartbeat("w/1", 60_000) == ([], False)
+    [sent] = scripted.requests
+    assert sent["path"] == "/api/workers/w%2F1/heartbeat"
+    assert sent["body"] == {"lockDurationMs": 60_000, "tasks": []}
+
+
+async def test_heartbeat_answered_by_something_else_is_an_error(
+    scripted: Scripted, client: Client
+) -> None:
+    for results, complaint in (([], "0 results"), ([{"id": ID}], "not what a Fetchlock broker")):
+        scripted.will_answer(200, {"results": results})
+        with pytest.raises(FetchlockError, match=complaint):
+            await client.heartbeat(WORKER, 60_000, [(TASK, None)])
+
+
+async def test_progress_and_checkpoint_of_earlier_attempts_are_read(
+    scripted: Scripted, client: Client
+) -> None:
+    task, bare = await ask("fetch_and_lock", scripted, client)
+    assert task.last_progress == Progress(
+        percent=90.5, subtext="Completed with 90/100 passing", updated_at=at(10, 0, 5)
+    )
+    assert task.last_checkpoint == {"page": 90, "orderNumber": HUGE}
+    assert (task.started_at, task.times_out_at) == (at(10, 0, 10.5), at(10, 10, 10.5))
+    assert (bare.last_progress, bare.last_checkpoint, bare.times_out_at) == (None, None, None)
+
+
+async def test_callback_url_and_hand_over_tell_where_and_until_when(
+    scripted: Scripted, client: Client
+) -> None:
+    callback = await ask("callback_url", scripted, client)
+    assert callback.url.startswith("http://127.0.0.1:8080/api/callbacks/")
+    assert callback.expires_at == at(11, 0)
+    handed_over = await ask("hand_over", scripted, client)
+    assert (handed_over.state, handed_over.url) == ("AWAITING", callback.url)
+
+
+async def test_log_is_read_in_pages(scripted: Scripted, client: Client) -> None:
+    page = await ask("log_lines", scripted, client)
+    [line] = page.lines
+    assert (line.number, line.line, line.logged_at) == (2, "line two", at(10, 0, 5))
+    assert page.next == 2
+
+
+async def test_finish_is_waited_for_by_the_broker(scripted: Scripted, client: Client) -> None:
+    scripted.will_answer(200, {"id": ID, "topic": "t"})
+    await client.get_task(ID, wait_s=9.5)
+    assert scripted.requests[0]["headers"]["Prefer"] == "wait=10"
 
 
 @pytest.mark.parametrize("code", BY_CODE)

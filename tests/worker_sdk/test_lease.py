@@ -75,3 +75,36 @@ def test_answer_found_after_a_stall_is_dated_before_it() -> None:
     # Here the loop stands still, and the answer comes in. Then the pulse may be first to go on.
     pulse.note()
     assert asked_s <= pulse.received_after(asked_s) <= stalled_s
+
+
+async def test_cancelled_lease_stops_its_attempt_and_lasts() -> None:
+    held = lease()
+    end_s = held.trusted_until_s
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        held.attempt = group.create_task(anyio.sleep_forever())
+        assert held.cancel()
+    assert held.attempt.cancelled()
+    assert (held.task.stop_reason, held.is_renewed) == ("cancel_requested", False)
+    assert held.trusted_until_s == end_s
+
+
+@pytest.mark.parametrize("stops", [("cancel", "lose"), ("lose", "lose"), ("lose", "cancel")])
+async def test_handler_is_cancelled_once_so_that_it_can_clean_up(stops: tuple[str, str]) -> None:
+    held, cancellations = lease(), 0
+
+    async def handler() -> None:
+        nonlocal cancellations
+        for _ in range(2):
+            try:
+                with anyio.move_on_after(0.05):
+                    await anyio.sleep_forever()
+            except asyncio.CancelledError:
+                cancellations += 1
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        held.attempt = group.create_task(handler())
+        await asyncio.sleep(0)
+        for stop in stops:
+            getattr(held, stop)()
+    assert cancellations == 1
+    assert held.task.stop_reason == ("cancel_requested" if stops[0] == "cancel" else "lock_lost")

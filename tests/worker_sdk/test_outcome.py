@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker_sdk import BpmnError, Failure
+from worker_sdk import BpmnError, Failure, HandOver
 from worker_sdk._outcome import DETAILS_CHARS_MAX, MESSAGE_CHARS_MAX, legible, unforeseen
 
 
@@ -30,6 +30,14 @@ def test_texts_are_what_the_wire_takes() -> None:
     failure = Failure("half a \ud83d", details="NUL \0")
     assert (failure.message, failure.details) == ("half a \\ud83d", "NUL \\x00")
     assert BpmnError("NO", "x" * 10_000).message == legible("x" * 10_000, MESSAGE_CHARS_MAX)
+
+
+def test_hand_over_has_a_timeout_that_is_one() -> None:
+    assert HandOver().timeout_ms is None
+    assert HandOver(timeout_s=0.0015).timeout_ms == 2
+    for wrong in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="nothing can be waited for"):
+            HandOver(timeout_s=wrong)
 
 
 def test_unforeseen_exception_tells_its_message_and_traceback() -> None:

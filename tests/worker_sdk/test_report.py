@@ -16,9 +16,9 @@ import pytest
 from aiohttp import web
 
 from tests.worker_sdk.serving import DEADLINE_S
-from worker_sdk import Answer, BpmnError, Client, Failure, Task
+from worker_sdk import Answer, BpmnError, Client, Failure, HandOver, Task
 from worker_sdk._lease import Lease
-from worker_sdk._outcome import Outcome
+from worker_sdk._outcome import ACKNOWLEDGED, Outcome
 from worker_sdk._report import BATCH_BYTES_MAX, Reporter
 from worker_sdk._transport import AiohttpTransport
 
@@ -59,6 +59,10 @@ class Broker:
                 for item, verdict in zip(items, verdicts, strict=True)
             ]
             return web.Response(body=msgspec.json.encode({"results": results}))
+        if verb == "hand-over":
+            return web.Response(
+                body=b'{"callbackUrl":"u","expiresAt":"2026-11-22T10:00:00Z","state":"AWAITING"}'
+            )
         return web.Response(body=b'{"state":"CREATED"}')
 
     def ids(self) -> list[list[str]]:
@@ -196,6 +200,32 @@ async def test_bpmn_errors_are_told_side_by_side(scene: Scene) -> None:
         await scene.until_requests(3)  # None of which has been answered.
         scene.broker.gate.set()
     assert sorted(scene.done) == names(3)
+
+
+async def test_what_has_no_batch_is_told_side_by_side(scene: Scene) -> None:
+    async with scene.reporting() as reporter:
+        reporter.tell(lease("handed over"), HandOver({"a": 1}, timeout_s=60))
+        reporter.tell(lease("cancelled"), ACKNOWLEDGED)
+        reporter.tell(lease("error"), BpmnError("NO"))
+        await scene.until_requests(3)
+        scene.broker.gate.set()
+    told = {verb: item for verb, [item] in scene.broker.requests}
+    assert told["hand-over"]["variables"] == {"a": 1}
+    assert told["hand-over"]["timeoutMs"] == 60_000
+    assert told["unlock"]["id"] == "cancelled"
+    assert len(scene.done) == 3
+
+
+async def test_acknowledgement_that_comes_too_late_is_no_trouble(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.broker.gate.set()
+    scene.broker.status = lambda items: 409
+    async with scene.reporting() as reporter:
+        reporter.tell(lease("refused"), ACKNOWLEDGED)
+        reporter.tell(lease("late", age_s=40), ACKNOWLEDGED)
+    assert sorted(scene.done) == ["late", "refused"]
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("bad", [{"x": float("nan")}, {"x": object()}, {"x": "x" * 2**21}])

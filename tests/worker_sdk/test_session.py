@@ -1,10 +1,9 @@
-"""A worker over its life, on a real broker: slots, leases, outages and every kind of end."""
+"""A worker over its life, on a real broker: slots, outages and every kind of end."""
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
@@ -18,9 +17,6 @@ from tests.worker_sdk.conftest import Scripted
 from tests.worker_sdk.serving import DEADLINE_S, serving, until, until_state
 from worker_sdk import Answer, Client, FetchlockError, Invalid, NewTask, Task, Worker
 from worker_sdk._transport import AiohttpTransport
-
-# The shortest lock there is.
-SHORT_MS = 1_000
 
 
 @pytest.fixture
@@ -131,140 +127,6 @@ async def test_handler_begins_and_its_outcome_is_sent_before_the_next_poll(
     await until_state(client, created.id, "COMPLETED")
 
 
-# Leases
-
-
-async def test_long_handler_keeps_its_lock_while_another_blocks_the_loop(
-    broker: str, client: Client
-) -> None:
-    worker = Worker(broker, lock_duration_ms=SHORT_MS, request_timeout_ms=5_000)
-    blocking = anyio.Event()
-
-    @worker.task("long")
-    async def long(task: Task) -> dict[str, Any]:
-        await blocking.wait()
-        return {"long": True}
-
-    @worker.task("blocking")
-    async def block(task: Task) -> dict[str, Any]:
-        blocking.set()
-        # What must not be done in an async handler: the loop stands still for two and a half locks.
-        started_s = time.monotonic()
-        while time.monotonic() - started_s < 2.5:
-            pass
-        return {"blocking": True}
-
-    async with serving(worker):
-        first = await client.create(NewTask("long"))
-        await until_state(client, first.id, "LOCKED")
-        second = await client.create(NewTask("blocking"))
-        tasks = [await until_state(client, task.id, "COMPLETED") for task in (first, second)]
-    assert results(tasks) == [
-        ("COMPLETED", 1, {"long": True}),
-        ("COMPLETED", 1, {"blocking": True}),
-    ]
-
-
-async def test_sync_handler_keeps_its_lock(broker: str, client: Client) -> None:
-    worker = Worker(broker, request_timeout_ms=5_000)
-
-    @worker.task("t", lock_duration_ms=SHORT_MS)
-    def handler(task: Task) -> dict[str, Any]:
-        # Two locks long, unless the worker believes that it has lost the first.
-        return {"stopped": task.stop_requested.wait(2.2)}
-
-    async with serving(worker):
-        task = await client.create(NewTask("t"), wait_s=DEADLINE_S)
-    assert results([task]) == [("COMPLETED", 1, {"stopped": False})]
-
-
-async def test_async_handler_is_cancelled_when_its_task_is(broker: str, client: Client) -> None:
-    worker = Worker(broker, lock_duration_ms=SHORT_MS, request_timeout_ms=5_000)
-    started, cancelled = anyio.Event(), anyio.Event()
-
-    @worker.task("t")
-    async def handler(task: Task) -> None:
-        started.set()
-        try:
-            await anyio.sleep_forever()
-        finally:
-            assert task.cancelled
-            cancelled.set()
-
-    async with serving(worker):
-        created = await client.create(NewTask("t"))
-        with anyio.fail_after(DEADLINE_S):
-            await started.wait()
-            await client.cancel(created.id, "ordered twice")
-            await cancelled.wait()
-    assert (await client.get_task(created.id)).state == "CANCELLED"
-
-
-async def test_stopped_handler_can_clean_up(broker: str, client: Client) -> None:
-    worker = Worker(broker, lock_duration_ms=SHORT_MS, request_timeout_ms=5_000)
-    cleaned_up = anyio.Event()
-
-    @worker.task("t")
-    async def handler(task: Task) -> None:
-        try:
-            await anyio.sleep_forever()
-        finally:
-            await client.list_tasks()
-            cleaned_up.set()
-
-    async with serving(worker):
-        created = await client.create(NewTask("t"))
-        await until_state(client, created.id, "LOCKED")
-        await client.cancel(created.id)
-        with anyio.fail_after(DEADLINE_S):
-            await cleaned_up.wait()
-
-
-async def test_sync_handler_is_told_when_its_task_is_cancelled(broker: str, client: Client) -> None:
-    worker = Worker(broker, concurrency=1, request_timeout_ms=5_000)
-    stopped: list[bool] = []
-
-    @worker.task("t", lock_duration_ms=SHORT_MS)
-    def handler(task: Task) -> dict[str, Any]:
-        stopped.append(task.stop_requested.wait(DEADLINE_S))
-        return {"too": "late"}
-
-    worker.task("next")(lambda task: None)
-
-    async with serving(worker):
-        created = await client.create(NewTask("t"))
-        await until_state(client, created.id, "LOCKED")
-        await client.cancel(created.id)
-        # The slot is free again once the thread has ended.
-        assert (await client.create(NewTask("next"), wait_s=DEADLINE_S)).state == "COMPLETED"
-    assert stopped == [True]
-    task = await client.get_task(created.id)
-    assert (task.state, task.result) == ("CANCELLED", None)
-
-
-async def test_handler_is_stopped_when_its_lock_can_no_longer_be_confirmed(
-    broker_process: BrokerProcess,
-) -> None:
-    worker = Worker(broker_process.base_url, lock_duration_ms=SHORT_MS, request_timeout_ms=5_000)
-    started, cancelled = anyio.Event(), anyio.Event()
-
-    @worker.task("t")
-    async def handler(task: Task) -> None:
-        started.set()
-        try:
-            await anyio.sleep_forever()
-        finally:
-            cancelled.set()
-
-    async with Client(broker_process.base_url) as client, serving(worker):
-        await client.create(NewTask("t"))
-        with anyio.fail_after(DEADLINE_S):
-            await started.wait()
-            broker_process.pause()  # Its socket still takes our requests: the worst kind of silence.
-            await cancelled.wait()
-        broker_process.resume()
-
-
 # Outages
 
 
@@ -355,6 +217,62 @@ async def test_stopped_worker_lets_its_handlers_finish(client: Client, worker: W
         released.set()
     assert results([await client.get_task(first.id)]) == [("COMPLETED", 1, {"finished": True})]
     assert (await client.get_task(second.id)).attempt == 0
+
+
+async def test_worker_ends_in_good_order_when_the_broker_wants_it_to_drain(
+    broker: str, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "fetchlock.worker")
+    worker = Worker(broker, worker_id="w/1", lock_duration_ms=1_000, request_timeout_ms=5_000)
+    started, released = anyio.Event(), anyio.Event()
+
+    @worker.task("t")
+    async def handler(task: Task) -> dict[str, Any]:
+        started.set()
+        await released.wait()
+        return {"finished": True}
+
+    with anyio.fail_after(DEADLINE_S):
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker.serve)
+            first = await client.create(NewTask("t"))
+            await started.wait()
+            await client.drain("w/1")
+            while "draining" not in caplog.messages:  # noqa: ASYNC110
+                await anyio.sleep(0.02)
+            second = await client.create(NewTask("t"))
+            released.set()
+        assert results([await client.get_task(first.id)]) == [("COMPLETED", 1, {"finished": True})]
+        # It stays wanted, from a worker without any task as well, until it is taken back.
+        await client.cancel(second.id)
+        await worker.serve()
+    await client.undrain("w/1")
+    async with serving(worker):
+        third = await client.create(NewTask("t"), wait_s=DEADLINE_S)
+    assert third.state == "COMPLETED"
+    assert (await client.get_task(second.id)).attempt == 0
+    assert caplog.messages.count("the broker asks the worker to drain") == 2
+
+
+async def test_task_given_back_keeps_its_last_checkpoint(broker: str, client: Client) -> None:
+    worker = Worker(broker, request_timeout_ms=5_000, drain_timeout_s=0.1)
+    started = anyio.Event()
+
+    @worker.task("t")
+    async def handler(task: Task) -> None:
+        started.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            assert task.stop_reason == "worker_stopping"
+            task.checkpoint({"page": 7})
+
+    with anyio.fail_after(DEADLINE_S):
+        async with serving(worker):
+            created = await client.create(NewTask("t"))
+            await started.wait()
+    task = await client.get_task(created.id)
+    assert (task.state, task.last_checkpoint) == ("CREATED", {"page": 7})
 
 
 @pytest.mark.parametrize("end", ["drain timeout", "cancellation"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import msgspec
@@ -27,6 +28,43 @@ def test_task_is_frozen_but_can_be_told_to_stop() -> None:
     assert not task.cancelled
     task.stop_requested.set()
     assert task.cancelled
+
+
+@pytest.mark.parametrize(
+    "say",
+    [
+        lambda task: task.progress(50),
+        lambda task: task.log("line"),
+        lambda task: task.checkpoint({}),
+        lambda task: task.callback_url(),
+    ],
+)
+def test_task_in_nobodys_hands_can_say_nothing(say: Callable[[Task], object]) -> None:
+    with pytest.raises(RuntimeError, match="in no handler's hands"):
+        say(Task(id="1", topic="t"))
+
+
+def test_mistakes_are_found_before_anybody_is_told() -> None:
+    task = Task(id="1", topic="t")
+    with pytest.raises(ValueError, match="0 to 100"):
+        task.progress(101)
+    with pytest.raises(ValueError, match="4096"):
+        task.log("x" * 5000)
+    with pytest.raises(ValueError, match="null"):
+        task.checkpoint(None)
+
+
+def test_hand_over_is_something_to_return() -> None:
+    handed_over = Task(id="1", topic="t").hand_over({"a": 1}, timeout_s=1.5)
+    assert (handed_over.variables, handed_over.timeout_ms) == ({"a": 1}, 1500)
+
+
+def test_first_reason_to_stop_stays() -> None:
+    task = Task(id="1", topic="t")
+    assert task.stop_reason is None
+    assert task.stop_requested.set("cancel_requested")
+    assert not task.stop_requested.set("worker_stopping")
+    assert task.stop_reason == "cancel_requested"
 
 
 def test_wait_for_a_stop_ends_when_it_is_asked_for() -> None:

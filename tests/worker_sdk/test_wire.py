@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker_sdk import FetchlockError, TaskNotFound, Unavailable
-from worker_sdk._wire import TASKS, decode, encode, item_refusals, refusal, said
+from worker_sdk._json import encode
+from worker_sdk._wire import TASKS, decode, item_refusals, refusal, said
 
 json_values = st.recursive(
     st.none()

@@ -11,8 +11,14 @@ from tests.worker_sdk.serving import until
 from worker_sdk import Client, Task, Worker
 
 BROKER_URL = os.environ.get("BROKER_URL_FOR_TESTS", "http://127.0.0.1:9")
+LOCK_DURATION_MS = int(os.environ.get("LOCK_DURATION_MS_FOR_TESTS", "600000"))
 
-worker = Worker(BROKER_URL, lock_duration_ms=600_000, drain_timeout_s=600)
+worker = Worker(
+    BROKER_URL,
+    worker_id="worker-for-tests",
+    lock_duration_ms=LOCK_DURATION_MS,
+    drain_timeout_s=600,
+)
 
 
 @worker.task("polite")
