@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from broker.embedded import EmbeddedPostgres
+from tests.acceptance.outside import Outside, serving
 from tests.acceptance.scene import Gate, Ledger
 from worker_sdk import Client
 
@@ -28,3 +31,20 @@ def ledger(database_url: str) -> Ledger:
 def gate(tmp_path: Path) -> Gate:
     """A closed gate."""
     return Gate(tmp_path / "gate")
+
+
+@pytest.fixture
+async def outside() -> AsyncIterator[Outside]:
+    """A service that takes work on, and calls back when the test says so."""
+    async with serving() as outside:
+        yield outside
+
+
+@pytest.fixture
+def server() -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL server of the test's own, to be killed. As durable as any."""
+    with (
+        tempfile.TemporaryDirectory(prefix="fetchlock-tests-") as folder,
+        EmbeddedPostgres(Path(folder)) as server,
+    ):
+        yield server

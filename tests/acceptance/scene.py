@@ -7,7 +7,8 @@ and a look must work again as soon as a killed database does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -53,12 +54,12 @@ class Gate:
         self._path = path
 
     def open(self, attempt: int = 1) -> None:
-        """Let this attempt at the gate's tasks come to its end."""
+        """Let this attempt at the gate's tasks come to its end, or go this step."""
         Path(f"{self._path}{attempt}").touch()
 
-    def task(self, topic: str) -> NewTask:
+    def task(self, topic: str, **settings: Any) -> NewTask:
         """A task on a topic whose handler waits for this gate."""
-        return NewTask(topic, {"gate": str(self._path)})
+        return NewTask(topic, {"gate": str(self._path)}, **settings)
 
 
 class Outcome(NamedTuple):
@@ -102,20 +103,79 @@ class Ledger:
         assert len({row["id"] for row in rows}) == len(rows), "a task has two outcomes"
         return {str(row["id"]): Outcome(*list(row)[1:]) for row in rows}
 
+    async def state(self, task_id: str) -> str:
+        """The state of a task, open or not."""
+        [row] = await self.rows(
+            "SELECT state::text FROM fetchlock.open_task WHERE id = $1"
+            " UNION ALL SELECT state::text FROM fetchlock.outcome WHERE id = $1",
+            task_id,
+        )
+        return str(row["state"])
+
+    async def is_in(self, state: str, task_id: str) -> bool:
+        """Whether the task is in this state by now."""
+        return await self.state(task_id) == state
+
+    async def result(self, task_id: str) -> Any:
+        """What a completed task ended with."""
+        [row] = await self.rows("SELECT result FROM fetchlock.outcome WHERE id = $1", task_id)
+        return msgspec.json.decode(row["result"])
+
+    async def log(self, task_id: str) -> list[str]:
+        """The lines of a task's log, which are numbered from 1 on without a gap."""
+        rows = await self.rows(
+            "SELECT number, line FROM fetchlock.log_line WHERE id = $1 ORDER BY number", task_id
+        )
+        assert [row["number"] for row in rows] == list(range(1, len(rows) + 1))
+        return [row["line"] for row in rows]
+
+    async def progress(self, task_id: str) -> tuple[float | None, str | None, Any]:
+        """What was last said of a task: percent, subtext and checkpoint."""
+        rows = await self.rows(
+            "SELECT percent, subtext, checkpoint FROM fetchlock.progress WHERE id = $1", task_id
+        )
+        if not rows:
+            return None, None, None
+        percent, subtext, checkpoint = rows[0]
+        return percent, subtext, msgspec.json.decode(checkpoint or "null")
+
+    async def checkpoint(self, task_id: str) -> Any:
+        """The checkpoint that a next attempt will find; None while there is none."""
+        return (await self.progress(task_id))[2]
+
+    async def long_work(self) -> list[list[tuple[Any, ...]]]:
+        """All that is known of unfinished tasks, of callbacks and of outcomes, to be compared."""
+        tables = "open_task", "callback", "progress", "log_line", "outcome"
+        return [
+            [tuple(row) for row in await self.rows(f"SELECT * FROM fetchlock.{table} ORDER BY id")]  # noqa: S608
+            for table in tables
+        ]
+
+    async def end_statements(self) -> None:
+        """End what a killed broker has left behind, wherever it stands: it will not be committed.
+
+        Whoever holds a lock for a test is idle in a transaction.
+        """
+        ended = await self.rows(
+            "SELECT pg_terminate_backend(pid, 10000) AS is_ended FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            " AND state <> 'idle in transaction'"
+        )
+        assert all(row["is_ended"] for row in ended)
+
     async def open_task(self, task_id: str) -> asyncpg.Record:
         """The row of a task that has no outcome."""
         [row] = await self.rows("SELECT * FROM fetchlock.open_task WHERE id = $1", task_id)
         return row
 
-    async def is_waiting(self, verb: str) -> bool:
-        """Whether a verb's statement stands at another transaction's lock."""
-        return bool(
-            await self.rows(
-                "SELECT FROM pg_stat_activity WHERE datname = current_database()"
-                " AND wait_event_type = 'Lock' AND starts_with(query, $1)",
-                f"-- {verb}:",
-            )
+    async def is_waiting(self, verb: str, *, times: int = 1) -> bool:
+        """Whether a verb's statement stands at another transaction's lock, or several do."""
+        rows = await self.rows(
+            "SELECT FROM pg_stat_activity WHERE datname = current_database()"
+            " AND wait_event_type = 'Lock' AND starts_with(query, $1)",
+            f"-- {verb}:",
         )
+        return len(rows) >= times
 
     async def assert_each_completed_once(self, ids: Iterable[str]) -> dict[str, Outcome]:
         """These tasks have one outcome each, nothing else has, and nothing is open."""
@@ -124,6 +184,18 @@ class Ledger:
         assert {outcome.state for outcome in outcomes.values()} == {"completed"}
         assert await self.rows("SELECT id FROM fetchlock.open_task") == []
         return outcomes
+
+
+@asynccontextmanager
+async def holding(database_url: str, lock: str) -> AsyncIterator[None]:
+    """Keep a lock in PostgreSQL while the block runs: statements that need it stand there."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        async with connection.transaction():
+            await connection.execute(lock)
+            yield
+    finally:
+        await connection.close()
 
 
 async def create_work(client: Client, count: int) -> list[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Final
 
-import asyncpg
 import pytest
 
 from tests.acceptance.scene import (
@@ -15,6 +14,7 @@ from tests.acceptance.scene import (
     Ledger,
     WorkerProcess,
     create_work,
+    holding,
 )
 from tests.eventually import eventually
 from tests.processes import BrokerProcess
@@ -61,7 +61,7 @@ async def test_killed_in_the_middle_of_a_complete(
     task = await client.create(gate.task("gated"))
     with WorkerProcess(broker, "one", concurrency=1, lock_duration_ms=LONG_LOCK_MS) as worker:
         assert await worker.says() == f"started {task.id}"
-        async with _holding(database_url, _THE_TASK):
+        async with holding(database_url, _THE_TASK):
             gate.open()
             await eventually(lambda: ledger.is_waiting("complete"))
             broker_process.kill()
@@ -87,7 +87,7 @@ async def test_killed_in_the_middle_of_a_fetch(
     await client.complete(task)
     [task_id] = await create_work(client, 1)
     with ExitStack() as stack:
-        async with _holding(database_url, _ALL_THAT_WAS_ASKED):
+        async with holding(database_url, _ALL_THAT_WAS_ASKED):
             stack.enter_context(WorkerProcess(broker, "one"))
             await eventually(lambda: ledger.is_waiting("fetch_and_lock"))
             broker_process.kill()
@@ -97,18 +97,6 @@ async def test_killed_in_the_middle_of_a_fetch(
         await eventually(lambda: ledger.has_finished(2))
     outcomes = await ledger.assert_each_completed_once([task.id, task_id])
     assert outcomes[task_id] == ("completed", "one", 2, 0, 1)
-
-
-@asynccontextmanager
-async def _holding(database_url: str, lock: str) -> AsyncIterator[None]:
-    """Keep a lock in PostgreSQL while the block runs: statements that need it stand there."""
-    connection = await asyncpg.connect(database_url)
-    try:
-        async with connection.transaction():
-            await connection.execute(lock)
-            yield
-    finally:
-        await connection.close()
 
 
 async def _is_locked(ledger: Ledger, task_id: str) -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Final
 
 import anyio
@@ -23,16 +21,6 @@ TASKS: Final = 600
 CUTS: Final = 20
 SERVES_AGAIN_S: Final = 10.0
 """What Fetchlock promises, counted from the database's return."""
-
-
-@pytest.fixture
-def server() -> Iterator[EmbeddedPostgres]:
-    """A server of this test's own, to be killed. As durable as any."""
-    with (
-        tempfile.TemporaryDirectory(prefix="fetchlock-tests-") as folder,
-        EmbeddedPostgres(Path(folder)) as server,
-    ):
-        yield server
 
 
 @pytest.fixture
