@@ -102,8 +102,8 @@ TRANSITIONS: Final[dict[str, dict[State, frozenset[State]]]] = {
     "cancel": {
         State.DELAYED: frozenset({State.CANCELLED}),
         State.READY: frozenset({State.CANCELLED}),
-        # Its worker is asked to let go of it.
-        State.LOCKED: frozenset({State.LOCKED}),
+        # Its worker is asked to let go of it, if the lock has not run out.
+        State.LOCKED: frozenset({State.LOCKED, State.CANCELLED}),
         State.AWAITING: frozenset({State.CANCELLED}),
         State.FAILED: frozenset({State.CANCELLED}),
         # Said twice, done once.

@@ -52,8 +52,13 @@ class _Results(msgspec.Struct):
     results: list[_Result]
 
 
+class _Left(msgspec.Struct, rename="camel"):
+    id: str
+    worker_id: str
+
+
 class _Page(msgspec.Struct):
-    tasks: list[_Result]
+    tasks: list[_Left]
     next: str | None
 
 
@@ -112,7 +117,8 @@ class Calls:
             path = PATH + (f"{listing}&after={quote(after)}" if after else listing).encode()
             page = _PAGE_OF_TASKS.decode(await connections.get(path))
             for task in page.tasks:
-                await connections.ask(PATH + f"/{task.id}/cancel".encode(), b"{}")
+                body = msgspec.json.encode({"workerId": task.worker_id})
+                await connections.ask(PATH + f"/{task.id}/complete".encode(), body)
             # A page may be empty and not the last: the broker looks at so many tasks and no more.
             after = page.next
 

@@ -62,7 +62,7 @@ class FetchlockSdk(Program):
         while tasks := await self._left_over(_BULK):
             await self._client.complete_batch((task, None) for task in tasks)
         async for task in self._locked():
-            await self._client.cancel(task.id)
+            await self._client.complete(task)
 
     async def create_bulk(self, count: int) -> dict[str, float]:
         """With `create_batch`."""

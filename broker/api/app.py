@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Final
 
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -58,9 +59,24 @@ class _Routes(Router):
         await (fixed or super().__call__)(scope, receive, send)
 
 
+class _Anything(Convertor[str]):
+    """A part of a path that may have any character: workers choose their names."""
+
+    regex = r"[\s\S]*"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("anything", _Anything())
+
+
 def _pattern(path: str) -> str:
-    """A path as the router takes it. Workers choose their names, and may choose slashes."""
-    return path.replace("{workerId}", "{workerId:path}")
+    """A path as the router takes it."""
+    return path.replace("{workerId}", "{workerId:anything}")
 
 
 class _Path:

@@ -294,7 +294,7 @@ class Dispatcher:
                 looked_at_s, sweep_all_at_s = None, now_s + _SWEEP_ALL_S
             self._deadlines.forget_past(now_s)
             try:
-                if not await self._sweep(looked_at_s, now_s):
+                if not await self._sweep(looked_at_s):
                     looked_at_s = now_s
             except (Unavailable, Retryable):
                 looked_at_s = None
@@ -304,19 +304,25 @@ class Dispatcher:
                 await self._deadline_moved.wait()
                 self._deadline_moved = anyio.Event()
 
-    async def _sweep(self, looked_at_s: float | None, now_s: float) -> bool:
+    async def _sweep(self, looked_at_s: float | None) -> bool:
         """Deal with the deadlines since `looked_at_s`; answer whether there are more."""
-        look_back_ms = (
-            None if looked_at_s is None else (now_s - looked_at_s) * 1000 + _LOOK_BACK_MARGIN_MS
-        )
-        swept = await self._store.release_due(look_back_ms, TICK_S * 1000)
-        has_more = swept.has_more
-        self.wake(swept.wakes, 0 if has_more else swept.next_in_ms)
-        if swept.has_to_settle:
-            settled = await self._store.settle_due(look_back_ms)
-            has_more |= settled.has_more
-            self.wake(settled.wakes, 0 if settled.has_more else settled.due_in_ms)
-        return has_more
+        swept = await self._store.release_due(_look_back_ms(looked_at_s), TICK_S * 1000)
+        self.wake(swept.wakes, 0 if swept.has_more else swept.next_in_ms)
+        has_more = swept.has_to_settle and await self._settle_due(looked_at_s)
+        return swept.has_more or has_more
+
+    async def _settle_due(self, looked_at_s: float | None) -> bool:
+        try:
+            settled = await self._store.settle_due(_look_back_ms(looked_at_s))
+        except (Unavailable, Retryable):
+            raise
+        except Exception:
+            # It looks into what callers have said. Whatever is in there must not take one broker
+            # after the other down, nor keep expired locks from being released.
+            _log.exception("settling failed")
+            return True
+        self.wake(settled.wakes, 0 if settled.has_more else settled.due_in_ms)
+        return settled.has_more
 
     # 3. Wake-ups ------------------------------------------------------------
 
@@ -356,3 +362,9 @@ class Dispatcher:
         await self._store.load_lanes()
         self._waiters.learn_lanes(time.monotonic())
         self._has_work.set()
+
+
+def _look_back_ms(looked_at_s: float | None) -> float | None:
+    if looked_at_s is None:
+        return None
+    return (time.monotonic() - looked_at_s) * 1000 + _LOOK_BACK_MARGIN_MS

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
+import structlog
 
 from broker import metrics
-from broker.errors import BrokerError, TaskNotFound
+from broker.errors import BrokerError, TaskNotFound, Unavailable
 from broker.store import answers, queries
 from broker.store.database import SHARD
 from broker.store.pool import Retryable
@@ -24,6 +25,14 @@ from broker.task import API_STATES, FINISHED, State
 
 _SETTLED_MAX: Final = 1_000
 """Tasks that one statement settles of a kind, so that a storm does not hold locks for long."""
+
+_SETTLED_FEW: Final = 10
+"""Where so many took too long: each may have two megabytes to merge."""
+
+_LOG_PAGE_BYTES_MAX: Final = 1024 * 1024
+"""Of the lines of one page: as much as a task's variables may have."""
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 class LongWork(Refusing):
@@ -73,11 +82,15 @@ class LongWork(Refusing):
         self, look_back_ms: float | None, task_ids: Sequence[str] | None = None
     ) -> Settled:
         """End, or send back, what has run out otherwise than by an expired lock."""
-        policy = self._settings
-        rows = await self._fetch(
-            "settle_due", queries.SETTLE_DUE, SHARD, task_ids, look_back_ms, _SETTLED_MAX,
-            policy.retry_base_ms, policy.retry_factor, policy.retry_cap_ms,
-        )  # fmt: skip
+        tasks_max = _SETTLED_MAX
+        try:
+            rows = await self._settle(task_ids, look_back_ms, tasks_max)
+        except Unavailable as error:
+            if task_ids is not None:
+                raise
+            _log.warning("many deadlines were too much at once, trying few", error=error.detail)
+            tasks_max = _SETTLED_FEW
+            rows = await self._settle(task_ids, look_back_ms, tasks_max)
         await self._know({row["lane_id"] for row in rows})
         wakes, due_ms = [], []
         for row in rows:
@@ -91,7 +104,7 @@ class LongWork(Refusing):
         return Settled(
             wakes,
             min(due_ms, default=None),
-            len(rows) >= _SETTLED_MAX,
+            len(rows) >= tasks_max,
             {
                 str(row["id"]): {
                     "state": API_STATES[State(row["state"])],
@@ -102,6 +115,15 @@ class LongWork(Refusing):
             },
         )
 
+    async def _settle(
+        self, task_ids: Sequence[str] | None, look_back_ms: float | None, tasks_max: int
+    ) -> list[Any]:
+        policy = self._settings
+        return await self._fetch(
+            "settle_due", queries.SETTLE_DUE, SHARD, task_ids, look_back_ms, tasks_max,
+            policy.retry_base_ms, policy.retry_factor, policy.retry_cap_ms,
+        )  # fmt: skip
+
     async def _settled(
         self, rows: Sequence[Any], results: list[Results], due_ms: float | None
     ) -> Batch:
@@ -111,9 +133,14 @@ class LongWork(Refusing):
             return Batch(results, [], due_ms)
         try:
             settled = await self.settle_due(None, task_ids)
-        except (BrokerError, Retryable):
+        except Exception as error:
             # It is recorded, and due: the next sweep settles it.
+            if not isinstance(error, BrokerError | Retryable):
+                _log.exception("settling failed")
             return Batch(results, [], 0.0)
+        # A sweep may have been faster with some.
+        rest = [task_id for task_id in map(str, task_ids) if task_id not in settled.by_id]
+        settled.by_id.update(await self._standings(rest))
         for place, result in enumerate(results):
             told = msgspec.json.decode(result.body)
             for answer in told:
@@ -122,6 +149,15 @@ class LongWork(Refusing):
             results[place] = answers.merged(told)
         due = [each for each in (due_ms, settled.due_in_ms) if each is not None]
         return Batch(results, settled.wakes, min(due, default=None))
+
+    async def _standings(self, task_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """What the API says of the state of these tasks."""
+        if not task_ids:
+            return {}
+        rows = await self._fetch("get_tasks", queries.GET_TASKS, SHARD, task_ids)
+        tasks = [msgspec.json.decode(row["task"]) for row in rows]
+        members = ("state", "retries", "availableAt")
+        return {task["id"]: {name: task[name] for name in members} for task in tasks}
 
     # One task, by its id ----------------------------------------------------
 
@@ -138,7 +174,9 @@ class LongWork(Refusing):
     async def log_lines(self, task_id: str, after: int, limit: int) -> bytes:
         """The log after a line: `{"lines", "next"}`. Raises TaskNotFound."""
         uuid = answers.uuid(task_id)
-        [row] = await self._fetch("log_lines", queries.LOG_LINES, SHARD, uuid, after, limit)
+        [row] = await self._fetch(
+            "log_lines", queries.LOG_LINES, SHARD, uuid, after, limit, _LOG_PAGE_BYTES_MAX
+        )
         if row["lines"] is None:
             raise TaskNotFound("no task has this id", {"taskId": task_id})
         return b'{"lines":%b,"next":%d}' % (row["lines"].encode(), row["next"])

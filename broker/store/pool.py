@@ -103,6 +103,9 @@ async def open_pool(database_url: str, *, size: int, statement_timeout_ms: int) 
                 "plan_cache_mode": "force_generic_plan",
                 "enable_seqscan": "off",
                 "enable_bitmapscan": "off",
+                # PostgreSQL 18 crashes where a statement that waited for a row lock prunes
+                # partitions as it runs: docs/decisions/2026-11-22-no-partition-pruning.md.
+                "enable_partition_pruning": "off",
                 "statement_timeout": str(statement_timeout_ms),
                 "idle_in_transaction_session_timeout": str(statement_timeout_ms),
             },

@@ -36,6 +36,10 @@ CREATE INDEX open_task_awaiting ON fetchlock.open_task (lock_expires_at)
 CREATE INDEX open_task_deadline ON fetchlock.open_task (deadline_at)
     WHERE deadline_at IS NOT NULL AND state <> 'failed';
 
+-- Few of the locks that run out, so that a storm of the others is not searched for them.
+CREATE INDEX open_task_let_go ON fetchlock.open_task (lock_expires_at)
+    WHERE state = 'locked' AND (cancel_requested OR called_back);
+
 CREATE TABLE fetchlock.progress (
     id           uuid     NOT NULL,
     -- Of percent and subtext.
@@ -71,6 +75,8 @@ CREATE TABLE fetchlock.callback (
     received_at   timestamptz,
     shard         smallint    NOT NULL,
     is_success    boolean,
+    -- Who handed it over.
+    worker_id     text,
     error_code    text,
     error_message text,
     own_result    json,
@@ -117,7 +123,14 @@ LANGUAGE sql IMMUTABLE AS $$
         ELSE (
             SELECT coalesce(json_object_agg(m.key, m.value), '{}')
             FROM (
-                SELECT key, value FROM json_each(own) WHERE theirs -> key IS NULL
+                -- The keys once, as a sorted map: to look into `theirs` for each would read all
+                -- of it each time.
+                SELECT o.key, o.value
+                FROM json_each(own) o, (
+                    SELECT coalesce(jsonb_object_agg(k.key, true), '{}') AS map
+                    FROM json_object_keys(theirs) AS k (key)
+                ) keys
+                WHERE NOT keys.map ? o.key
                 UNION ALL
                 SELECT key, value FROM json_each(theirs)
             ) m
@@ -186,5 +199,5 @@ $$;
 
 -- Every week there is a task of must be covered, back to the oldest.
 SELECT fetchlock.make_partitions(
-    least(now() - interval '7 days', (SELECT min(created_at) FROM fetchlock.task)),
+    least(now() - interval '7 days', (SELECT created_at FROM fetchlock.task ORDER BY id LIMIT 1)),
     now() + interval '28 days');

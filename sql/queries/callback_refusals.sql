@@ -19,10 +19,14 @@ WITH request AS MATERIALIZED (
 SELECT i.request::integer, i.item::integer, (CASE
     WHEN s.state IS NULL THEN json_build_object(
         'id', i.given_id, 'code', 'task_not_found', 'detail', 'no task has this id')
-    WHEN c.is_replay THEN json_build_object(
+    -- Without a token a callback is for the attempt under way, and not the repetition of one
+    -- that came for the attempt before it.
+    WHEN c.is_replay AND (i.given_token IS NOT NULL OR o.lock_token IS NULL
+                          OR o.lock_token = c.lock_token) THEN json_build_object(
         'id', i.given_id, 'outcome', 'done', 'replayed', true, 'state', s.state,
         'retries', s.retries, 'availableAt', s.available_at)
-    WHEN c.received_at IS NOT NULL THEN json_build_object(
+    WHEN c.received_at IS NOT NULL AND (i.given_token IS NOT NULL OR o.lock_token IS NULL
+                                        OR o.lock_token = c.lock_token) THEN json_build_object(
         'id', i.given_id, 'code', 'conflict', 'state', s.state,
         'detail', 'another callback was first')
     WHEN i.given_token IS NULL THEN json_build_object(
@@ -48,7 +52,7 @@ LEFT JOIN LATERAL (
            o.available_at
 ) s ON true
 LEFT JOIN LATERAL (
-    SELECT c.received_at, c.is_success = i.is_success AND c.output::text = i.output
+    SELECT c.lock_token, c.received_at, c.is_success = i.is_success AND c.output::text = i.output
            AND c.error_code IS NOT DISTINCT FROM i.error_code
            AND c.error_message IS NOT DISTINCT FROM i.error_message AS is_replay
     FROM fetchlock.callback c

@@ -114,8 +114,9 @@ WITH scan AS MATERIALIZED (
                 ',"timesOutAt":null,"progress":null'
             ELSE concat(
                 ',"timesOutAt":', coalesce(to_json(o.deadline_at)::text, 'null'), ',',
-                CASE WHEN o.reported THEN fetchlock.reported(o.id, $1)
-                     ELSE '"progress":null' END) END,
+                -- Reported while this waited for the task: its row is not in the snapshot.
+                coalesce(CASE WHEN o.reported THEN fetchlock.reported(o.id, $1) END,
+                         '"progress":null')) END,
             ',"variables":', CASE WHEN ($7::text[])[o.scan] IS NULL THEN t.variables ELSE (
                 SELECT coalesce(json_object_agg(n.name, t.variables -> n.name), '{}')
                 FROM json_array_elements_text(($7::text[])[o.scan]::json) AS n (name)

@@ -19,7 +19,8 @@ WITH request AS MATERIALIZED (
     SELECT i.*, coalesce(t.lock_token, f.lock_token) AS lock_token,
            coalesce(t.called_back OR t.cancel_requested, false) AS is_settled,
            coalesce(t.is_held AND row_number() OVER of_holder = 1, false) AS is_held,
-           coalesce(t.is_awaiting
+           -- The callback's row of a hand-over that this waited for cannot be seen yet.
+           coalesce(t.is_awaiting AND coalesce(c.worker_id, i.worker_id) = i.worker_id
                     OR t.is_held AND i.given_token IS NOT NULL AND row_number() OVER of_holder > 1,
                     f.state IS NOT NULL, false) AS is_replay,
            coalesce(upper(f.state::text), 'AWAITING') AS state,
@@ -28,7 +29,9 @@ WITH request AS MATERIALIZED (
                     -- Unless something made it due, the task has it too, and is always the latest.
                     CASE WHEN t.is_awaiting AND t.lock_expires_at > now()
                          THEN t.lock_expires_at END,
-                    c.expires_at, now() + interval '1 millisecond' * $3::bigint) AS expires_at
+                    -- What was asked for before counts, unless its time is over already.
+                    CASE WHEN c.expires_at > now() OR t.is_held IS NOT TRUE THEN c.expires_at END,
+                    now() + interval '1 millisecond' * $3::bigint) AS expires_at
     FROM (SELECT * FROM item ORDER BY id) i
     LEFT JOIN LATERAL (
         SELECT t.*, t.state = 'locked' AND t.worker_id = i.worker_id
@@ -43,18 +46,20 @@ WITH request AS MATERIALIZED (
         WHERE f.id = i.id AND f.shard = $1 AND f.lock_token::text = i.given_token LIMIT 1
     ) f ON t.id IS NULL
     LEFT JOIN LATERAL (
-        SELECT c.expires_at, c.own_result IS NOT NULL AS is_handed_over FROM fetchlock.callback c
+        SELECT c.expires_at, c.worker_id FROM fetchlock.callback c
         WHERE c.id = i.id AND c.lock_token = coalesce(t.lock_token, f.lock_token)
           AND c.shard = $1 LIMIT 1
     ) c ON true
     -- What its worker completed was never handed over, whatever it asked for before.
-    WHERE f.state IS NULL OR c.is_handed_over
+    WHERE f.state IS NULL OR c.worker_id = i.worker_id
     WINDOW of_holder AS (PARTITION BY i.id, t.is_held ORDER BY i.request, i.item)
 ), noted AS (
-    INSERT INTO fetchlock.callback (id, lock_token, shard, expires_at, own_result)
-    SELECT id, lock_token, $1, expires_at, coalesce(variables, '{}') FROM judged WHERE is_held
-    ON CONFLICT (id, lock_token, shard)
-        DO UPDATE SET own_result = excluded.own_result, expires_at = excluded.expires_at
+    INSERT INTO fetchlock.callback (id, lock_token, shard, expires_at, worker_id, own_result)
+    SELECT id, lock_token, $1, expires_at, worker_id, coalesce(variables, '{}')
+    FROM judged WHERE is_held
+    ON CONFLICT (id, lock_token, shard) DO UPDATE
+        SET expires_at = excluded.expires_at, worker_id = excluded.worker_id,
+            own_result = excluded.own_result
 ), asked AS MATERIALIZED (
     -- A map instead of a join: see fetch_and_lock.
     SELECT jsonb_object_agg(id, expires_at) AS by_id FROM judged WHERE is_held

@@ -34,8 +34,10 @@ WITH request AS MATERIALIZED (
                AS lock_expires_at,
            t.reported AND p.id IS NULL AS is_unseen,
            coalesce(p.lock_token = t.lock_token AND p.sequence >= i.sequence, false) AS is_old,
-           row_number() OVER (PARTITION BY i.id, t.is_held, i.has_news
-                              ORDER BY i.request, i.item) > 1 AS is_second,
+           row_number() OVER (
+               PARTITION BY i.id, t.is_held, i.has_news,
+                            coalesce(p.lock_token = t.lock_token AND p.sequence >= i.sequence, false)
+               ORDER BY i.request, i.item) > 1 AS is_second,
            coalesce(p.log_lines, 0) AS log_lines,
            CASE WHEN p.minute_at > now() - interval '1 minute' THEN p.minute_at ELSE now() END
                AS minute_at,

@@ -46,9 +46,9 @@ WITH floor AS MATERIALIZED (
     ) d
 ), judged AS MATERIALIZED (
     -- Locked once more, for what the lock was waited for may have changed since the snapshot.
-    -- A callback whose row this snapshot does not see yet was recorded just now: whoever
-    -- did so is about to settle it, and if not, the next sweep is.
-    SELECT t.*, c.own_result, c.output, c.is_success, c.error_code AS callback_error_code,
+    -- What this snapshot does not see yet of its callback or hand-over was recorded just now:
+    -- whoever did so is about to settle it, and if not, the next sweep is.
+    SELECT t.*, c.worker_id AS handed_over_by, c.own_result, c.output, c.is_success, c.error_code AS callback_error_code,
            c.error_message AS callback_error_message,
            CASE WHEN t.called_back AND c.is_success THEN 'completed'
                 WHEN t.cancel_requested THEN 'cancelled'
@@ -63,7 +63,8 @@ WITH floor AS MATERIALIZED (
     LEFT JOIN LATERAL (
         SELECT * FROM fetchlock.callback c
         WHERE c.id = t.id AND c.lock_token = t.lock_token AND c.shard = $1 LIMIT 1) c ON true
-    WHERE NOT t.called_back OR c.received_at IS NOT NULL
+    WHERE (NOT t.called_back OR c.received_at IS NOT NULL)
+      AND (t.state <> 'awaiting' OR c.own_result IS NOT NULL)
 ), next AS MATERIALIZED (
     SELECT j.id, CASE j.verdict WHEN 'overdue' THEN j.retries
                                 ELSE greatest(j.retries - 1, 0) END AS retries,
@@ -113,7 +114,7 @@ WITH floor AS MATERIALIZED (
         id, locked_at, lock_token, lane_id, state, retries, attempt, failures, expiries, shard,
         worker_id, result, error_message)
     SELECT id, locked_at, lock_token, lane_id, verdict::fetchlock.outcome_state, retries, attempt,
-           failures, expiries, $1, worker_id,
+           failures, expiries, $1, coalesce(worker_id, handed_over_by),
            CASE verdict WHEN 'completed' THEN fetchlock.merged(own_result, output) END,
            CASE verdict WHEN 'cancelled' THEN cancel_reason END
     FROM judged WHERE verdict IN ('completed', 'cancelled')

@@ -10,7 +10,9 @@ WITH target AS MATERIALIZED (
     SELECT id, $1, $3, now() FROM target
     ON CONFLICT (id, shard) DO UPDATE
         SET subtext = excluded.subtext, updated_at = excluded.updated_at
+), flagged AS (
+    -- Once: the hot row need not be written with each line.
+    UPDATE fetchlock.open_task t SET reported = true
+    WHERE t.id = ANY (ARRAY(SELECT id FROM target)) AND NOT t.reported AND t.shard = $1
 )
-UPDATE fetchlock.open_task t SET reported = true
-WHERE t.id = ANY (ARRAY(SELECT id FROM target)) AND t.shard = $1
-RETURNING t.lane_id;
+SELECT lane_id FROM target;

@@ -99,3 +99,22 @@ async def test_a_timeout_is_found_by_the_tick(core: Core, connection: Connection
         return await state_of(connection, task["id"]) == State.FAILED
 
     await eventually(is_failed)
+
+
+async def test_what_cannot_be_settled_does_not_keep_locks_from_being_released(
+    core: Core, connection: Connection
+) -> None:
+    """Nor does it end the broker: it looks into what callers have said, and they say anything."""
+    broken = await fetched(core)
+    await core.hand_over(request("w1", held(broken)))
+    await connection.execute("ALTER FUNCTION fetchlock.merged RENAME TO unmerged")
+    await core.callback(called_back(broken))
+    task = await fetched(core, lock_duration_ms=300)
+    again = decoded((await poll(core.dispatcher)).body)
+    assert [each["id"] for each in again] == [task["id"]]
+    await connection.execute("ALTER FUNCTION fetchlock.unmerged RENAME TO merged")
+
+    async def is_completed() -> bool:
+        return await state_of(connection, broken["id"]) == State.COMPLETED
+
+    await eventually(is_completed)

@@ -169,14 +169,29 @@ async def test_without_a_token_the_last_attempt_is_meant(
     for code in ("E", "F"):
         [answer] = await ask(store.callback, None, said | {"errorCode": code})
         assert answer["state"] == "CREATED"
-        await connection.execute("UPDATE fetchlock.open_task SET state = 'ready'")
-        [again] = await lock(store)
         if code == "E":
+            await connection.execute("UPDATE fetchlock.open_task SET state = 'ready'")
+            [again] = await lock(store)
             await ask(store.hand_over, "w1", held(again))
     [answer] = await ask(store.callback, None, said | {"errorCode": "F"})
     assert answer["replayed"] is True
     [answer] = await ask(store.callback, None, said | {"errorCode": "E"})
     assert answer["code"] == "conflict"
+
+
+async def test_without_a_token_it_is_not_taken_for_one_of_an_earlier_attempt(
+    store: Store, task: TaskJson, connection: Connection
+) -> None:
+    """What comes too early for the next attempt may well be the same words: it must come again."""
+    said = {"id": task["id"], "isSuccess": False}
+    await ask(store.callback, None, said)
+    await connection.execute("UPDATE fetchlock.open_task SET state = 'ready'")
+    [again] = await lock(store)
+    [answer] = await ask(store.callback, None, said)
+    assert (answer["code"], answer["state"]) == ("conflict", "LOCKED")
+    await ask(store.hand_over, "w1", held(again))
+    [answer] = await ask(store.callback, None, said)
+    assert (answer["outcome"], answer["retries"]) == ("done", 1)
 
 
 # Before it --------------------------------------------------------------------

@@ -49,6 +49,7 @@ async def test_the_session_is_set_for_the_plans(store: Store) -> None:
     rows = await store._pool.fetch("SELECT name, setting FROM pg_settings")
     settings = {row["name"]: row["setting"] for row in rows}
     assert settings["jit"] == settings["enable_seqscan"] == settings["enable_bitmapscan"] == "off"
+    assert settings["enable_partition_pruning"] == "off"
     assert settings["TimeZone"] == "UTC"
     assert settings["application_name"] == "fetchlock"
     assert settings["statement_timeout"] == "10000"

@@ -70,7 +70,9 @@ async def test_a_heartbeat_that_is_none_is_refused_as_a_whole(scene: Scene) -> N
         assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer)
 
 
-@pytest.mark.parametrize("worker_id", ["host/1", "a b", "/", "ж" * 255, '"\\', "%2F", "heartbeat"])
+@pytest.mark.parametrize(
+    "worker_id", ["host/1", "a b", "/", "ж" * 255, '"\\', "%2F", "heartbeat", "two\nlines"]
+)
 async def test_a_worker_may_be_named_anything(scene: Scene, worker_id: str) -> None:
     task = await scene.locked(worker_id)
     [result] = (await scene.beat(held(task), worker_id=worker_id))["results"]
