@@ -23,7 +23,7 @@ demo: $(SETUP) ## Do real work with three workers, kill one, verify all (DIR=…
 	@$(PYTHON) -m examples.demo $(if $(DIR),"$(DIR)")
 
 test: $(SETUP) ## Run the tests against a real PostgreSQL and real processes.
-	$(PYTHON) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(PYTHON) -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 check: $(SETUP) ## Check format, lint, types, import rules and the committed OpenAPI document.
 	$(PYTHON) -m ruff format --check .
