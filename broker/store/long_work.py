@@ -88,7 +88,7 @@ class LongWork(Refusing):
         except Unavailable as error:
             if task_ids is not None:
                 raise
-            _log.warning("many deadlines were too much at once, trying few", error=error.detail)
+            _log.warning("settling failed, trying fewer at once", error=error.detail)
             tasks_max = _SETTLED_FEW
             rows = await self._settle(task_ids, look_back_ms, tasks_max)
         await self._know({row["lane_id"] for row in rows})
@@ -133,14 +133,14 @@ class LongWork(Refusing):
             return Batch(results, [], due_ms)
         try:
             settled = await self.settle_due(None, task_ids)
+            # A sweep may have been faster with some.
+            rest = [task_id for task_id in map(str, task_ids) if task_id not in settled.by_id]
+            settled.by_id.update(await self._standings(rest))
         except Exception as error:
             # It is recorded, and due: the next sweep settles it.
             if not isinstance(error, BrokerError | Retryable):
                 _log.exception("settling failed")
             return Batch(results, [], 0.0)
-        # A sweep may have been faster with some.
-        rest = [task_id for task_id in map(str, task_ids) if task_id not in settled.by_id]
-        settled.by_id.update(await self._standings(rest))
         for place, result in enumerate(results):
             told = msgspec.json.decode(result.body)
             for answer in told:

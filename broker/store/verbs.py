@@ -4,7 +4,8 @@ Every verb takes a batch of requests, each a JSON text, and gives a batch of
 results, each a JSON text again: PostgreSQL takes them apart and puts them
 together, so that a batch of five hundred tasks costs this process what one
 costs. The rare ends (a lane that is not there yet, a key seen before, a lock
-that was lost) take a second statement and a little Python.
+that was lost, a callback that is to be applied) take a second statement and a
+little Python.
 
 There is no transaction of several statements: a method that raises did nothing,
 or was cut off in a rare end, after its first statement had done it all.

@@ -48,8 +48,8 @@ WITH floor AS MATERIALIZED (
     -- Locked once more, for what the lock was waited for may have changed since the snapshot.
     -- What this snapshot does not see yet of its callback or hand-over was recorded just now:
     -- whoever did so is about to settle it, and if not, the next sweep is.
-    SELECT t.*, c.worker_id AS handed_over_by, c.own_result, c.output, c.is_success, c.error_code AS callback_error_code,
-           c.error_message AS callback_error_message,
+    SELECT t.*, c.worker_id AS handed_over_by, c.own_result, c.output, c.is_success,
+           c.error_code AS callback_error_code, c.error_message AS callback_error_message,
            CASE WHEN t.called_back AND c.is_success THEN 'completed'
                 WHEN t.cancel_requested THEN 'cancelled'
                 WHEN t.deadline_at <= now() THEN 'overdue'
