@@ -9,7 +9,7 @@ dispatches nothing is worse than one that is down.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
@@ -19,13 +19,17 @@ import structlog
 from broker.batcher import Batcher
 from broker.callbacks import Signer
 from broker.dispatcher import Dispatcher
-from broker.errors import TaskNotFound, Unavailable
+from broker.errors import Invalid, TaskNotFound, Unavailable
 from broker.followers import Followers
 from broker.settings import Settings
 from broker.store import (
     Batch,
+    Filters,
+    Found,
     ListFilters,
+    NewVariables,
     Retryable,
+    Search,
     Store,
     Wakeups,
     check_schema,
@@ -40,6 +44,9 @@ _CLOSE_S: Final = 2.0
 
 _PARTITIONS_S: Final = 3_600.0
 """Partitions are made weeks ahead, so once an hour is plenty, even through a long outage."""
+
+_INSTANCE_TASKS_MAX: Final = 200
+"""Tasks of a process instance that are looked at together: each may have megabytes of variables."""
 
 T = TypeVar("T")
 
@@ -100,13 +107,28 @@ class Core:
 
     # One task, by its id ----------------------------------------------------
 
-    async def retries(self, task_id: str, retries: int) -> bytes:
-        """Set the failures a task may still have; JSON `{state, retries, availableAt}`."""
-        return await self._one(self._store.retries(task_id, retries))
+    async def retries(self, task_ids: Sequence[str], retries: int) -> bytes:
+        """Set the failures tasks may still have, all or none.
+
+        Answers with JSON `{state, retries, availableAt}`, of any one of them.
+        """
+        return await self._one(self._store.retries(task_ids, retries))
 
     async def retry_timeout(self, task_id: str, retry_timeout_ms: int) -> bytes:
         """Move a task that waits for its retry; JSON `{availableAt}`."""
         return await self._one(self._store.retry_timeout(task_id, retry_timeout_ms))
+
+    async def priority(self, task_id: str, priority: int) -> bytes:
+        """Move a task to another priority; JSON `{priority}`."""
+        return await self._one(self._store.priority(task_id, priority))
+
+    async def lock(self, task_id: str, worker_id: str, lock_duration_ms: int) -> bytes:
+        """Lock one task, or renew its worker's lock; JSON `{lockToken, lockExpiresAt}`."""
+        return await self._one(self._store.lock(task_id, worker_id, lock_duration_ms))
+
+    async def variables(self, task_ids: Sequence[str], wish: NewVariables) -> None:
+        """Set and remove variables of unfinished tasks, all or none."""
+        await self._one(self._store.variables(task_ids, wish))
 
     async def cancel(self, task_id: str, reason: str | None) -> bytes:
         """End a task for good, or ask its worker to; JSON `{state, cancelRequested?}`."""
@@ -138,9 +160,40 @@ class Core:
             return task
         raise TaskNotFound("no task has this id", {"taskId": task_id})
 
+    async def instance_tasks(self, process_instance_id: str) -> list[tuple[bytes, bool]]:
+        """The tasks of a process instance: each as JSON, and whether it is finished.
+
+        A task that belongs to none is one by itself.
+
+        Raises:
+            TaskNotFound: There is none.
+            Invalid: There are more than are looked at. None is left out in silence.
+        """
+        most = _INSTANCE_TASKS_MAX
+        tasks = await self._store.instance_tasks(process_instance_id, most + 1)
+        if len(tasks) > most:
+            raise Invalid(f"the process instance has more than {most} tasks")
+        if not tasks:
+            raise TaskNotFound(
+                "no task is of this process instance", {"taskId": process_instance_id}
+            )
+        return tasks
+
     async def list_tasks(self, filters: ListFilters) -> bytes:
         """One page of a search as JSON `{tasks, next}`."""
         return await self._store.list_tasks(filters)
+
+    async def search(self, search: Search) -> list[Found]:
+        """The open tasks that match, in the order that is wished for."""
+        return await self._once(self._store.search(search))
+
+    async def count(self, filters: Filters) -> int:
+        """How many open tasks match."""
+        return await self._once(self._store.count(filters))
+
+    async def topics(self, filters: Filters) -> list[str]:
+        """The topics of the open tasks that match."""
+        return await self._once(self._store.topics(filters))
 
     async def log_lines(self, task_id: str, after: int, limit: int) -> bytes:
         """The lines of a task's log after a given one, as JSON `{lines, next}`."""
@@ -157,6 +210,12 @@ class Core:
     async def drain(self, worker_id: str, *, is_wished: bool) -> None:
         """Have a worker's heartbeats tell it to stop, or no longer."""
         await self._once(self._store.drain(worker_id, is_wished=is_wished))
+
+    # Topics -----------------------------------------------------------------
+
+    async def late_work(self, topic: str, *, is_accepted: bool | None) -> None:
+        """Say whether work is welcome after its lock ran out; None: as the dialect is used to."""
+        await self._once(self._store.late_work(topic, is_accepted=is_accepted))
 
     # Living -----------------------------------------------------------------
 

@@ -91,6 +91,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     body_bytes_max: Annotated[int, _within(1_024, 67_108_864, "Of a request.")] = 1_048_576
     batch_body_bytes_max: Annotated[int, _within(1_024, 67_108_864, "Of a batch.")] = 8_388_608
     batch_tasks_max: Annotated[int, _within(1, 10_000, "Tasks of one batch.")] = 1_000
+    # What is set adds up: twice a body, so that any variable can be replaced by one as large.
+    variables_bytes_max: Annotated[
+        int, _within(1_024, 134_217_728, "Of a task's variables, once some were set.")
+    ] = 2_097_152
     # Readers of JSON go down by recursion, here and at the workers: depth is stack.
     json_depth_max: Annotated[int, _within(1, 256, "How deep variables may nest.")] = 64
     waiters_max: Annotated[int, _within(1, 1_000_000, "Parked polls of a process.")] = 20_000

@@ -63,14 +63,32 @@ API_STATES: Final = {
 
 TRANSITIONS: Final[dict[str, dict[State, frozenset[State]]]] = {
     "fetch_and_lock": {State.READY: frozenset({State.LOCKED})},
-    "complete": {State.LOCKED: frozenset({State.COMPLETED})},
-    "bpmn_error": {State.LOCKED: frozenset({State.BPMN_ERROR})},
+    # From `ready` where late work is welcome: the lock ran out, nobody took the task since.
+    "complete": {
+        State.LOCKED: frozenset({State.COMPLETED}),
+        State.READY: frozenset({State.COMPLETED}),
+    },
+    "bpmn_error": {
+        State.LOCKED: frozenset({State.BPMN_ERROR}),
+        State.READY: frozenset({State.BPMN_ERROR}),
+    },
     # A retry timeout of zero puts the task back at once; retries of zero make an incident.
     # Whose cancellation was requested is cancelled, by a failure as by an unlock.
-    "fail": {State.LOCKED: frozenset({State.DELAYED, State.READY, State.FAILED, State.CANCELLED})},
+    "fail": {
+        State.LOCKED: frozenset({State.DELAYED, State.READY, State.FAILED, State.CANCELLED}),
+        State.READY: frozenset({State.DELAYED, State.READY, State.FAILED}),
+    },
     "extend_lock": {State.LOCKED: frozenset({State.LOCKED})},
     "heartbeat": {State.LOCKED: frozenset({State.LOCKED})},
-    "unlock": {State.LOCKED: frozenset({State.READY, State.CANCELLED})},
+    # Where nobody is asked who holds it, what nobody holds stays what it is. Failed: it has no
+    # retries left.
+    "unlock": {
+        State.LOCKED: frozenset({State.READY, State.FAILED, State.CANCELLED}),
+        State.DELAYED: frozenset({State.DELAYED}),
+        State.READY: frozenset({State.READY}),
+        State.FAILED: frozenset({State.FAILED}),
+    },
+    "lock": {State.READY: frozenset({State.LOCKED}), State.LOCKED: frozenset({State.LOCKED})},
     "callback_url": {State.LOCKED: frozenset({State.LOCKED})},
     # It goes further at once where its callback, or the wish to cancel it, came before.
     "hand_over": {
@@ -91,13 +109,21 @@ TRANSITIONS: Final[dict[str, dict[State, frozenset[State]]]] = {
         State.AWAITING: frozenset({State.COMPLETED, State.DELAYED, State.READY, State.FAILED}),
     },
     "retry_timeout": {State.DELAYED: frozenset({State.DELAYED, State.READY})},
-    # Only a failed task moves (it is redriven); elsewhere the number alone changes.
+    # A failed task is redriven, and with no retries left one fails that nobody holds; elsewhere
+    # the number alone changes.
     "retries": {
+        State.DELAYED: frozenset({State.DELAYED, State.FAILED}),
+        State.READY: frozenset({State.READY, State.FAILED}),
+        State.LOCKED: frozenset({State.LOCKED}),
+        State.AWAITING: frozenset({State.AWAITING}),
+        State.FAILED: frozenset({State.READY, State.FAILED}),
+    },
+    "priority": {
         State.DELAYED: frozenset({State.DELAYED}),
         State.READY: frozenset({State.READY}),
         State.LOCKED: frozenset({State.LOCKED}),
         State.AWAITING: frozenset({State.AWAITING}),
-        State.FAILED: frozenset({State.READY}),
+        State.FAILED: frozenset({State.FAILED}),
     },
     "cancel": {
         State.DELAYED: frozenset({State.CANCELLED}),

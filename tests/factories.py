@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import anyio
 import msgspec
 
-from broker.dispatcher import Delivery, Dispatcher, Subscription
-from broker.dispatcher.waiter import Waiter
+from broker.dispatcher import Delivery, Dispatcher, Order, Subscription
+from broker.dispatcher.waiter import FIRST_IN_FIRST_OUT, Waiter
 from broker.dispatcher.waiters import Waiters
 from broker.store import Batch, Lane, Store
 from broker.task import FINISHED, State
@@ -99,16 +99,10 @@ async def create(store: Store, *tasks: TaskJson) -> list[str]:
 
 
 def subscribe(
-    *topics: str,
-    lock_duration_ms: int = 60_000,
-    variables: tuple[str, ...] | None = None,
-    process_definition_ids: tuple[str, ...] | None = None,
+    *topics: str, lock_duration_ms: int = 60_000, **filters: Any
 ) -> tuple[Subscription, ...]:
-    """Subscriptions to topics."""
-    return tuple(
-        Subscription(topic, process_definition_ids, lock_duration_ms, variables)
-        for topic in topics or ("t",)
-    )
+    """Subscriptions to topics, alike in all else."""
+    return tuple(Subscription(topic, lock_duration_ms, **filters) for topic in topics or ("t",))
 
 
 async def lock(
@@ -116,11 +110,12 @@ async def lock(
     tasks_max: int = 1,
     worker_id: str = "w1",
     subscriptions: tuple[Subscription, ...] | None = None,
+    order: Order = FIRST_IN_FIRST_OUT,
 ) -> list[TaskJson]:
     """One claim for one worker, as the dispatcher would make it; the locked tasks."""
     waiters = Waiters(store.lanes)
     waiter = Waiter(worker_id, tasks_max, Client(), is_impatient=True)
-    waiters.add(waiter, subscriptions or subscribe(), time.monotonic())
+    waiters.add(waiter, subscriptions or subscribe(), time.monotonic(), order)
     running = waiters.next_claim(time.monotonic())
     assert running is not None
     granted = await store.fetch_and_lock(running.claim)
@@ -136,10 +131,11 @@ async def poll(
     timeout_ms: int = 20_000,
     subscriptions: tuple[Subscription, ...] | None = None,
     client: Client | None = None,
+    order: Order = FIRST_IN_FIRST_OUT,
 ) -> Delivery:
     """A long poll. It has an end only so that what never comes fails the test."""
     return await dispatcher.fetch_and_lock(
-        worker_id, tasks_max, timeout_ms, subscriptions or subscribe(), client or Client()
+        worker_id, tasks_max, timeout_ms, subscriptions or subscribe(), client or Client(), order
     )
 
 

@@ -23,15 +23,15 @@ SOURCES: Final = sorted(
 
 WORKER_VERBS: Final = {
     *("fetch_and_lock", "complete", "bpmn_error", "fail", "extend_lock", "unlock"),
-    *("heartbeat", "callback_url", "hand_over"),
+    *("lock", "heartbeat", "callback_url", "hand_over"),
 }
-OPERATOR_VERBS: Final = {"retries", "retry_timeout", "cancel"}
+OPERATOR_VERBS: Final = {"retries", "retry_timeout", "priority", "cancel"}
 OUTSIDE_VERBS: Final = {"callback"}
 """For whoever a task was handed over to, who has no SDK."""
 OWN_VERBS: Final = {"release_due", "settle_due"}
 """The broker's own: nobody asks for them over the wire."""
 MOVING_VERBS: Final = WORKER_VERBS | OPERATOR_VERBS | OUTSIDE_VERBS | OWN_VERBS
-TELLING_VERBS: Final = {"subtext", "log_lines", "drain"}
+TELLING_VERBS: Final = {"subtext", "log_lines", "variables", "drain", "late_work"}
 """They move no task."""
 
 _LINES_MAX: Final = 400

@@ -7,13 +7,14 @@ again until its lease is over). The verbs of workers are in `_working`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 from urllib.parse import urlencode
 
 from worker_sdk import _wire
 from worker_sdk._errors import FetchlockError
-from worker_sdk._exchange import TASKS_PATH, task_path, waiting, worker_path
+from worker_sdk._exchange import TASKS_PATH, task_path, topic_path, waiting, worker_path
 from worker_sdk._task import LogPage, NewTask, Standing, Task, TaskPage
 from worker_sdk._wire import said
 from worker_sdk._working import Working
@@ -72,6 +73,24 @@ class Client(Working):
         path = task_path(task_id, "retries")
         return await self._ask(_wire.STANDING, "POST", path, body=said(retries=retries))
 
+    async def priority(self, task_id: str, priority: int) -> None:
+        """Let the task go on among those of this priority. Raises Conflict when it is finished."""
+        await self._request("POST", task_path(task_id, "priority"), body=said(priority=priority))
+
+    async def variables(
+        self,
+        task_id: str,
+        variables: Mapping[str, Any] | None = None,
+        *,
+        deletions: Sequence[str] | None = None,
+    ) -> None:
+        """Set variables of the task, and remove others, for whoever locks it next.
+
+        Raises Conflict when it is finished, and TooLarge when it would have too many bytes.
+        """
+        body = said(variables=variables, deletions=deletions)
+        await self._request("POST", task_path(task_id, "variables"), body=body)
+
     async def cancel(self, task_id: str, reason: str | None = None) -> None:
         """Finish the task without a result.
 
@@ -94,6 +113,17 @@ class Client(Working):
     async def undrain(self, worker_id: str) -> None:
         """Let workers of this id serve again."""
         await self._request("DELETE", worker_path(worker_id, "drain"))
+
+    async def late_work(self, topic: str, *, is_accepted: bool) -> None:
+        """Say whether work on a topic is welcome after its lock ran out.
+
+        It is, at most, while nobody else has taken the task.
+        """
+        await self._request("PUT", topic_path(topic, "late-work"), body={"isAccepted": is_accepted})
+
+    async def forget_late_work(self, topic: str) -> None:
+        """Leave that to what the worker's dialect is used to: this one refuses late work."""
+        await self._request("DELETE", topic_path(topic, "late-work"))
 
     # Reading
 

@@ -135,6 +135,11 @@ def worker_path(worker_id: str, action: str) -> str:
     return f"/api/workers/{quote(worker_id, safe='')}/{action}"
 
 
+def topic_path(topic: str, wish: str) -> str:
+    """The path of a wish about a topic."""
+    return f"/api/topics/{quote(topic, safe='')}/{wish}"
+
+
 def lock_of(task: Task) -> dict[str, object]:
     """The lock that a request about one task rests on."""
     return said(workerId=task.worker_id, lockToken=task.lock_token)

@@ -26,6 +26,7 @@ class Failure(Exception):
     `retries` is how many more failures are allowed after this one: 0 makes it an incident, None
     leaves it to the topic's retry policy. `retry_after` (seconds or a timedelta) is the least wait
     before the next attempt; None leaves that to the policy, too. `details` is for the operator.
+    `variables` are set on the task, for the next attempt.
     """
 
     def __init__(
@@ -35,12 +36,14 @@ class Failure(Exception):
         retries: int | None = None,
         retry_after: timedelta | float | None = None,
         details: str | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.message: str = legible(message, MESSAGE_CHARS_MAX)
         self.retries = retries
         self.retry_after = retry_after
         self.details: str | None = None if details is None else legible(details, DETAILS_CHARS_MAX)
+        self.variables = variables
 
     @property
     def retry_timeout_ms(self) -> int | None:

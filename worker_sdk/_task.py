@@ -46,8 +46,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, rename="camel", eq=False):
 
     It is a snapshot: it does not change when the broker's task does. `state` is one of CREATED,
     LOCKED, AWAITING, COMPLETED, BPMN_ERROR, FAILED, CANCELLED. `retries` is how many more failures
-    are allowed, or None before the first where the topic's policy decides. `attempt` is the number
-    of this lock, 1 for the first. `lock_token` is the fence of this lock, known only to the worker
+    are allowed, or None before the first where the topic's policy decides; `failures` is how many
+    it has had. `attempt` is the number of this lock, 1 for the first. `lock_token` is the fence of this lock, known only to the worker
     that fetched it: hand it on wherever a late writer must be told from the rightful one.
     `last_progress` and `last_checkpoint` are what was last said about it, in this attempt or in
     earlier ones; None if nothing was.
@@ -61,11 +61,13 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, rename="camel", eq=False):
     process_instance_id: str | None = None
     process_definition_id: str | None = None
     process_definition_key: str | None = None
+    process_definition_version_tag: str | None = None
     activity_id: str | None = None
     tenant_id: str | None = None
     variables: dict[str, Any] = {}
     result: dict[str, Any] | None = None
     retries: int | None = None
+    failures: int = 0
     attempt: int = 0
     worker_id: str | None = None
     lock_token: str | None = None
@@ -183,6 +185,9 @@ class NewTask(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
     traceparent: str | None = None
     execution_timeout_ms: int | None = None
     total_timeout_ms: int | None = None
+    process_definition_version_tag: str | None = None
+    tenant_id: str | None = None
+    variable_types: dict[str, dict[str, Any]] | None = None
 
 
 class Subscription(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):

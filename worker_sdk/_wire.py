@@ -71,6 +71,12 @@ class Extended(msgspec.Struct, rename="camel"):
     lock_expires_at: datetime
 
 
+class Locked(Extended):
+    """The answer to a lock on one task."""
+
+    lock_token: str
+
+
 class Postponed(msgspec.Struct, rename="camel"):
     """The answer to a changed retry timeout."""
 
@@ -82,6 +88,7 @@ TASKS = msgspec.json.Decoder(list[Task])
 PAGE = msgspec.json.Decoder(Page)
 RESULTS = msgspec.json.Decoder(Results)
 EXTENDED = msgspec.json.Decoder(Extended)
+LOCKED = msgspec.json.Decoder(Locked)
 POSTPONED = msgspec.json.Decoder(Postponed)
 STANDING = msgspec.json.Decoder(Standing)
 HEARTBEAT = msgspec.json.Decoder(HeartbeatAnswer)

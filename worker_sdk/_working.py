@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import msgspec
+
 from worker_sdk import _wire
 from worker_sdk._callback import CallbackUrl, HandedOver
 from worker_sdk._errors import FetchlockError
@@ -59,6 +61,26 @@ class Working(Exchange):
             f"{TASKS_PATH}/fetch-and-lock",
             body=body,
             wait_s=request_timeout_ms / 1000,
+        )
+
+    async def lock(self, task: Task, worker_id: str, lock_duration_ms: int) -> Task:
+        """Lock this very task, or renew the lock that the worker has on it.
+
+        Returns the task as it was given, under its lock. Raises LockLost when another worker holds
+        it, and Conflict when it waits, has failed, or is finished.
+        """
+        locked = await self._ask(
+            _wire.LOCKED,
+            "POST",
+            task_path(task.id, "lock"),
+            body=said(workerId=worker_id, lockDurationMs=lock_duration_ms),
+        )
+        return msgspec.structs.replace(
+            task,
+            state="LOCKED",
+            worker_id=worker_id,
+            lock_token=locked.lock_token,
+            lock_expires_at=locked.lock_expires_at,
         )
 
     async def complete(self, task: Task, variables: Mapping[str, Any] | None = None) -> None:
@@ -178,4 +200,5 @@ def _failure(failure: Failure) -> dict[str, object]:
         errorDetails=failure.details,
         retries=failure.retries,
         retryTimeoutMs=failure.retry_timeout_ms,
+        variables=failure.variables,
     )

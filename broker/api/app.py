@@ -11,6 +11,7 @@ alive, and a restart would not help it. /readyz is where that is told.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Final
@@ -60,7 +61,7 @@ class _Routes(Router):
 
 
 class _Anything(Convertor[str]):
-    """A part of a path that may have any character: workers choose their names."""
+    """A part of a path that may have any character: people choose the names of workers and topics."""
 
     regex = r"[\s\S]*"
 
@@ -76,7 +77,7 @@ register_url_convertor("anything", _Anything())
 
 def _pattern(path: str) -> str:
     """A path as the router takes it."""
-    return path.replace("{workerId}", "{workerId:anything}")
+    return re.sub(r"\{(workerId|topic)\}", r"{\1:anything}", path)
 
 
 class _Path:

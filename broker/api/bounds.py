@@ -64,6 +64,8 @@ def _bounded(kind: type[Struct], settings: Settings, escapes: bool) -> type[Stru
             return reduce(lambda base, meta: Annotated[base, meta], metas, resolved(arguments[0]))
         if origin in (Union, UnionType):
             return reduce(operator.or_, map(resolved, arguments))
+        if origin is dict:
+            return dict[str, resolved(arguments[1])]  # type: ignore[misc]
         if origin is list:
             return list[resolved(arguments[0])]  # type: ignore[misc]
         if isinstance(annotation, type) and issubclass(annotation, Struct):

@@ -27,12 +27,12 @@ from anyio.abc import TaskGroup
 
 from broker import metrics
 from broker.dispatcher.deadlines import TICK_S, Deadlines
-from broker.dispatcher.waiter import Caller, Subscription, Waiter
+from broker.dispatcher.waiter import FIRST_IN_FIRST_OUT, Caller, Order, Subscription, Waiter
 from broker.dispatcher.waiters import RunningClaim, Waiters
 from broker.errors import TooManyRequests, Unavailable
 from broker.store import Batch, Granted, Results, Retryable, Store, Wake, Wakeups
 
-__all__ = ["Caller", "Delivery", "Dispatcher", "Subscription"]
+__all__ = ["Caller", "Delivery", "Dispatcher", "Order", "Subscription"]
 
 _SECOND_LOOK_S: Final = (0.8, 1.2)
 """At random between these, so that several brokers do not look at the same instant."""
@@ -133,6 +133,7 @@ class Dispatcher:
         request_timeout_ms: int,
         subscriptions: Sequence[Subscription],
         caller: Caller,
+        order: Order = FIRST_IN_FIRST_OUT,
     ) -> Delivery:
         """Wait until there are tasks, the time is up, or the client has gone.
 
@@ -149,11 +150,11 @@ class Dispatcher:
         if waiter.is_impatient and not all(self._store.lanes.of_topic(w.topic) for w in wishes):
             await self._learn_lanes()
         started_at = time.monotonic()
-        self._waiters.add(waiter, wishes, started_at)
+        self._waiters.add(waiter, wishes, started_at, order)
         metrics.LONGPOLLS.inc()
         self._has_work.set()
         try:
-            await self._park(waiter, wishes, request_timeout_ms)
+            await self._park(waiter, wishes, order, request_timeout_ms)
         except BaseException:
             # Nobody will write the answer that a claim brought meanwhile.
             with anyio.CancelScope(shield=True):
@@ -168,7 +169,11 @@ class Dispatcher:
         return Delivery(waiter, self._unlock)
 
     async def _park(
-        self, waiter: Waiter, wishes: tuple[Subscription, ...], request_timeout_ms: int
+        self,
+        waiter: Waiter,
+        wishes: tuple[Subscription, ...],
+        order: Order,
+        request_timeout_ms: int,
     ) -> None:
         if not waiter.is_impatient:
             waiter.parked.deadline = anyio.current_time() + request_timeout_ms / 1000
@@ -177,7 +182,7 @@ class Dispatcher:
             with waiter.parked:
                 await waiter.caller.wait_gone()
         finally:
-            self._waiters.leave(waiter, wishes)
+            self._waiters.leave(waiter, wishes, order)
             # A claim may be bringing tasks just now; who leaves without them loses them.
             with anyio.CancelScope(shield=True):
                 await waiter.settled.wait()

@@ -60,6 +60,13 @@ class Floor:
         """
         self._position = max(self._position, min(position, self._came - 1))
 
+    def go_on(self, now_s: float) -> None:
+        """The scan stopped short of the end, and the next goes on from there.
+
+        To start again can wait: what lies at the end of a long lane would else never be reached.
+        """
+        self._restart_at_s = now_s + _RESTART_S
+
     def lower_to(self, position: int) -> None:
         """A task at this position came (back)."""
         self._position = min(self._position, position - 1)

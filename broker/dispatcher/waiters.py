@@ -1,14 +1,15 @@
 """Parked polls and what is known of their lanes: which of them should look now, and for what.
 
 Everything here is synchronous and does no I/O: the state is the groups of
-waiters and a view of each lane, and every method leaves it consistent. The
-dispatcher next door asks `next_claim`, runs the statement it describes, and
+waiters and a view of each lane (next door), and every method leaves it
+consistent. The dispatcher next door asks `next_claim`, runs the statement it describes, and
 tells the outcome to `settle`.
 
 Waiters with equal subscriptions form a group, and a claim is made for a group:
 first come, first served within it, one claim at a time. Groups that share a
 lane take turns, the one whose first waiter came earliest first, so that no
-waiter is overtaken on any lane.
+waiter is overtaken on any lane. (A group that filters by what only rows tell
+may find nothing of what is there: it then lets the others pass for once.)
 
 A lane is *dry* once a look found nothing and until news of it comes. A group
 all of whose lanes are dry is not looked for: that is how ten thousand parked
@@ -26,16 +27,23 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from broker.dispatcher.floors import Floor
-from broker.dispatcher.waiter import Subscription, Waiter
+from broker.dispatcher.views import Group, Look, View
+from broker.dispatcher.waiter import FIRST_IN_FIRST_OUT, Order, Subscription, Waiter
 from broker.errors import BrokerError
-from broker.store import Claim, Granted, Lane, Lanes, Scan
+from broker.store import Claim, Filtered, Granted, Lanes, Scan
 
 CLAIM_TASKS_MAX: Final = 1_000
 """Tasks locked by one statement, whoever waits: beyond, its latency grows and nothing is saved."""
 
 CLAIM_WAITERS_MAX: Final = 100
 """Waiters served by one statement: one created task must not cost ten thousand waiters a look."""
+
+LOOKED_AT_MAX: Final = 2_000
+"""Tasks that one statement looks at for a group that filters by what only rows tell: some 20 ms. A
+claim goes on where the last one ended, but with the newest first these are all that are found."""
+
+READ_MAX: Final = 20_000
+"""Tasks that it reads to find these: to merge by age it reads as many from each of its scans."""
 
 OFFER_GROUPS_MAX: Final = 100
 """Groups on one topic or lane among whom the first is looked for, before every create."""
@@ -44,62 +52,15 @@ DRY_FOR_S: Final = 1.5
 """How long a lane that nobody looks at is believed to be dry."""
 
 
-class _View:
-    """What this process believes of one lane."""
-
-    __slots__ = ("dry_until_s", "fresh", "groups", "is_claimed", "looked_at", "news", "returned")
-
-    def __init__(self, now_s: float) -> None:
-        self.fresh = Floor(now_s)
-        self.returned = Floor(now_s)
-        self.groups: set[_Group] = set()
-        self.is_claimed = False
-        self.dry_until_s = 0.0
-        self.news = 0
-        """Counts the wake-ups: what came while a claim ran is not settled by it."""
-        self.looked_at = 0
-        """How many there were at the last look that was no claim."""
-
-
-class _Group:
-    """The waiters with the same subscriptions, in the order they came."""
-
-    __slots__ = ("impatient", "is_due", "lanes", "subscriptions", "waiters")
-
-    def __init__(self, subscriptions: tuple[Subscription, ...]) -> None:
-        self.subscriptions = subscriptions
-        self.lanes: list[tuple[Lane, int, Subscription]] = []
-        self.waiters: dict[Waiter, None] = {}
-        self.impatient: set[Waiter] = set()
-        """Those of the waiters who want to know what there is now, and do not park."""
-        self.is_due = False
-
-    def resolve(self, lanes: Lanes) -> None:
-        """Find the lanes and their ranks: the highest priority is visited first."""
-        found: dict[int, tuple[Lane, Subscription]] = {}
-        for wish in self.subscriptions:
-            for lane in lanes.of_topic(wish.topic):
-                ids = wish.process_definition_ids
-                if ids is None or lane.process_definition_id in ids:
-                    found.setdefault(lane.lane_id, (lane, wish))
-        priorities = sorted({lane.priority for lane, _ in found.values()}, reverse=True)
-        rank = {priority: place for place, priority in enumerate(priorities)}
-        self.lanes = [(lane, rank[lane.priority], wish) for lane, wish in found.values()]
-
-    @property
-    def first(self) -> Waiter:
-        """Who has waited longest."""
-        return next(iter(self.waiters))
-
-
 class RunningClaim(NamedTuple):
     """A claim in flight: what to run, for which waiters, and what was known when it started."""
 
     claim: Claim
-    group: _Group
+    group: Group
     waiters: list[Waiter]
     impatient: list[Waiter]
     news: dict[int, int]
+    looks: dict[int, Look]
     is_offer: bool
     """The tasks it claims are yet to be created."""
 
@@ -109,10 +70,10 @@ class Waiters:
 
     def __init__(self, lanes: Lanes) -> None:
         self._lanes = lanes
-        self._groups: dict[tuple[Subscription, ...], _Group] = {}
-        self._by_topic: defaultdict[str, set[_Group]] = defaultdict(set)
-        self._views: dict[int, _View] = {}
-        self._due: list[tuple[int, int, _Group]] = []
+        self._groups: dict[tuple[tuple[Subscription, ...], Order], Group] = {}
+        self._by_topic: defaultdict[str, set[Group]] = defaultdict(set)
+        self._views: dict[int, View] = {}
+        self._due: list[tuple[int, int, Group]] = []
         self._arrivals = itertools.count(1)
         self._count = 0
 
@@ -121,66 +82,71 @@ class Waiters:
 
     # Coming and going -------------------------------------------------------
 
-    def add(self, waiter: Waiter, subscriptions: tuple[Subscription, ...], now_s: float) -> None:
+    def add(
+        self,
+        waiter: Waiter,
+        subscriptions: tuple[Subscription, ...],
+        now_s: float,
+        order: Order = FIRST_IN_FIRST_OUT,
+    ) -> None:
         """Park a waiter behind those that wait for the same."""
         self.learn_lanes(now_s)
-        group = self._groups.get(subscriptions)
+        group = self._groups.get((subscriptions, order))
         if group is None:
-            group = self._groups[subscriptions] = _Group(subscriptions)
+            group = self._groups[subscriptions, order] = Group(subscriptions, order)
             for wish in subscriptions:
                 self._by_topic[wish.topic].add(group)
-            self._resolve(group)
+            group.resolve(self._lanes, self._views, now_s)
         waiter.arrival = next(self._arrivals)
         group.waiters[waiter] = None
         if waiter.is_impatient:
             group.impatient.add(waiter)
         self._count += 1
-        if waiter.is_impatient and not group.lanes:
+        if waiter.is_impatient and not group.places:
             self._remove(group, waiter)
         elif not self._is_dry(group, now_s):
             self._make_due(group)
 
-    def leave(self, waiter: Waiter, subscriptions: tuple[Subscription, ...]) -> None:
+    def leave(
+        self,
+        waiter: Waiter,
+        subscriptions: tuple[Subscription, ...],
+        order: Order = FIRST_IN_FIRST_OUT,
+    ) -> None:
         """Let go of a waiter. One that is in a claim is settled with what the claim brings."""
         waiter.is_leaving = True
         if not waiter.in_claim and not waiter.settled.is_set():
-            self._remove(self._groups[subscriptions], waiter)
+            self._remove(self._groups[subscriptions, order], waiter)
 
-    def _remove(self, group: _Group, waiter: Waiter) -> None:
+    def _remove(self, group: Group, waiter: Waiter) -> None:
         del group.waiters[waiter]
         group.impatient.discard(waiter)
         self._count -= 1
         waiter.settle()
         if not group.waiters:
-            del self._groups[group.subscriptions]
+            del self._groups[group.subscriptions, group.order]
             for wish in group.subscriptions:
                 self._by_topic[wish.topic].discard(group)
                 if not self._by_topic[wish.topic]:
                     del self._by_topic[wish.topic]
-            for lane, _, _ in group.lanes:
-                self._views[lane.lane_id].groups.discard(group)
+            group.leave_lanes()
 
     def release_all(self) -> None:
         """Answer everybody with what they have: the process is about to end."""
         for group in list(self._groups.values()):
             for waiter in list(group.waiters):
-                self.leave(waiter, group.subscriptions)
+                self.leave(waiter, group.subscriptions, group.order)
 
     # News -------------------------------------------------------------------
-
-    def _resolve(self, group: _Group) -> None:
-        group.resolve(self._lanes)
-        for lane, _, _ in group.lanes:
-            self._views[lane.lane_id].groups.add(group)
 
     def learn_lanes(self, now_s: float) -> None:
         """Look at the lanes that became known, by whatever way, for all who wait there."""
         lanes = self._lanes.since(len(self._views))
         for lane in lanes:
-            self._views[lane.lane_id] = _View(now_s)
+            self._views[lane.lane_id] = View(now_s)
         for lane in lanes:
             for group in self._by_topic.get(lane.topic, ()):
-                self._resolve(group)
+                group.resolve(self._lanes, self._views, now_s)
                 self._make_due(group)
 
     def wake(self, lane_id: int, position: int, *, returned: bool, now_s: float) -> bool:
@@ -192,7 +158,7 @@ class Waiters:
         view = self._views.get(lane_id)
         if view is None:
             return False
-        (view.returned if returned else view.fresh).lower_to(position)
+        view.lower_to(position, returned=returned)
         self._stir(view)
         return True
 
@@ -207,35 +173,29 @@ class Waiters:
         for view in self._views.values():
             self._stir(view)
 
-    def _stir(self, view: _View) -> None:
-        view.news += 1
-        view.dry_until_s = 0.0
+    def _stir(self, view: View) -> None:
+        view.stir()
         for group in view.groups:
             self._make_due(group)
 
     def watched_floors(self, now_s: float) -> dict[int, int]:
         """The lanes somebody waits for, and where to look for something fresh."""
         self.learn_lanes(now_s)
-        floors = {}
-        for lane_id, view in self._views.items():
-            if view.groups:
-                view.looked_at = view.news
-                floors[lane_id] = view.fresh.look_from(now_s)
-        return floors
+        return {
+            lane_id: view.look_from(now_s) for lane_id, view in self._views.items() if view.groups
+        }
 
     def found_dry(self, lane_ids: Iterable[int], now_s: float) -> None:
         """The look at these of the `watched_floors` found nothing."""
         for lane_id in lane_ids:
-            view = self._views[lane_id]
-            if view.news == view.looked_at:
-                view.dry_until_s = now_s + DRY_FOR_S
+            self._views[lane_id].found_dry(now_s + DRY_FOR_S)
 
     # Claims -----------------------------------------------------------------
 
-    def _make_due(self, group: _Group) -> None:
+    def _make_due(self, group: Group) -> None:
         if group.waiters and not group.is_due:
             group.is_due = True
-            heappush(self._due, (group.first.arrival, id(group), group))
+            heappush(self._due, (group.turn, id(group), group))
 
     def next_claim(self, now_s: float) -> RunningClaim | None:
         """The claim to run next, if any can run now."""
@@ -243,15 +203,15 @@ class Waiters:
         awaited: set[int] = set()
         running = None
         while self._due and running is None:
-            arrival, _, group = heappop(self._due)
+            turn, _, group = heappop(self._due)
             self._drop_gone(group)
-            lane_ids = [lane.lane_id for lane, _, _ in group.lanes]
+            lane_ids = [place.lane.lane_id for place in group.places]
             if not group.waiters or self._is_dry(group, now_s):
                 group.is_due = False
-            elif group.first.arrival != arrival:
-                heappush(self._due, (group.first.arrival, id(group), group))
+            elif group.turn != turn:
+                heappush(self._due, (group.turn, id(group), group))
             elif any(lane_id in awaited or self._views[lane_id].is_claimed for lane_id in lane_ids):
-                blocked.append((arrival, id(group), group))
+                blocked.append((turn, id(group), group))
                 # It keeps its turn on all of its lanes, or others might pass it for ever.
                 awaited.update(lane_ids)
             else:
@@ -265,56 +225,62 @@ class Waiters:
         make it.
 
         Only who would be served first by a look at any of its lanes can: nobody came to one of
-        them before, and as far as is known nothing is there. The create makes sure of that.
+        them before, and as far as is known nothing is there. The create makes sure of that. Nor
+        can who wishes for more than lanes tell: the create does not look at that.
         """
         for topic in topics:
             groups = self._by_topic.get(topic, ())
             if not 0 < len(groups) <= OFFER_GROUPS_MAX:
                 continue
             group = min(groups, key=lambda group: group.first.arrival)
-            if group.lanes and not group.is_due and self._is_dry(group, now_s):
-                views = [self._views[lane.lane_id] for lane, _, _ in group.lanes]
+            can_offer = group.is_plain and group.places and not group.is_due
+            if can_offer and self._is_dry(group, now_s):
+                views = [place.view for place in group.places]
                 if all(not view.is_claimed and _is_first(group, view) for view in views):
                     return self._start(group, now_s, tasks)
         return None
 
-    def _is_dry(self, group: _Group, now_s: float) -> bool:
+    def _is_dry(self, group: Group, now_s: float) -> bool:
         """Whether a claim would find nothing, and nobody needs to be told so."""
-        return not group.impatient and all(
-            self._views[lane.lane_id].dry_until_s > now_s for lane, _, _ in group.lanes
-        )
+        return not group.impatient and all(place.is_dry(now_s) for place in group.places)
 
-    def _drop_gone(self, group: _Group) -> None:
+    def _drop_gone(self, group: Group) -> None:
         """Nobody has a turn by the arrival of a client that has left."""
         while group.waiters and group.first.caller.is_gone and not group.first.in_claim:
             self._remove(group, group.first)
 
-    def _start(
-        self, group: _Group, now_s: float, offered: int | None = None
-    ) -> RunningClaim | None:
+    def _start(self, group: Group, now_s: float, offered: int | None = None) -> RunningClaim | None:
         group.is_due = False
         waiters = self._take_turns(group, offered or CLAIM_TASKS_MAX)
         if not waiters:
             return None
-        scans = []
-        news = {}
-        for lane, rank, wish in group.lanes:
-            view = self._views[lane.lane_id]
+        news, looks = {}, {}
+        for lane, _, _, view, look in group.places:
             view.is_claimed = True
-            news[lane.lane_id] = view.news
+            news[lane.lane_id], looks[lane.lane_id] = view.news, look
+        claim = self._claim(group, waiters, now_s)
+        is_offer = offered is not None
+        return RunningClaim(claim, group, waiters, list(group.impatient), news, looks, is_offer)
+
+    def _claim(self, group: Group, waiters: list[Waiter], now_s: float) -> Claim:
+        scans = []
+        for lane, rank, wish, _, look in group.places:
             names = None if wish.variables is None else msgspec.json.encode(wish.variables).decode()
             about = wish.lock_duration_ms, names, self._lanes.members_json(lane.lane_id)
-            for returned, floor in ((True, view.returned), (False, view.fresh)):
-                scans.append(Scan(lane.lane_id, rank, returned, floor.scan_from(now_s), *about))
-        claim = Claim(
-            scans,
-            [waiter.worker_id for waiter in waiters],
-            [waiter.tasks_max for waiter in waiters],
-        )
-        is_offer = offered is not None
-        return RunningClaim(claim, group, waiters, list(group.impatient), news, is_offer)
+            for returned in (True, False):
+                # With the newest first, the oldest are left: no floor rises.
+                from_ = (
+                    0
+                    if group.order.newest_first
+                    else look.floor(returned=returned).scan_from(now_s)
+                )
+                scans.append(Scan(lane.lane_id, rank, returned, from_, *about))
+        worker_ids = [waiter.worker_id for waiter in waiters]
+        tasks_max = [waiter.tasks_max for waiter in waiters]
+        filtered = None if group.is_plain else _filtered(group, sum(tasks_max))
+        return Claim(scans, worker_ids, tasks_max, filtered)
 
-    def _take_turns(self, group: _Group, wanted: int) -> list[Waiter]:
+    def _take_turns(self, group: Group, wanted: int) -> list[Waiter]:
         """Those whom the next claim serves. Nothing is locked for a client that has left."""
         waiters: list[Waiter] = []
         tasks = 0
@@ -333,28 +299,36 @@ class Waiters:
 
     def settle(self, running: RunningClaim, granted: Granted, now_s: float) -> None:
         """Hand out what a claim brought, and remember what it says of its lanes."""
-        for lane_id, returned, position in granted.tips:
-            view = self._views[lane_id]
-            (view.returned if returned else view.fresh).raise_to(position)
+        self._raise_floors(running, granted, now_s)
         for place, waiter in enumerate(running.waiters):
             waiter.body, waiter.tasks = granted.bodies.get(place, (b"[]", 0))
         # A claim that got all it wanted may have left some. Of what an offer left, news will come.
         is_all = running.is_offer or granted.seen < sum(running.claim.tasks_max)
-        is_drained = is_all and granted.seen == granted.locked
+        is_drained = is_all and granted.seen == granted.locked and not granted.has_more
         for lane_id, news in running.news.items():
-            view = self._views[lane_id]
-            is_dry = is_drained and view.news == news
-            view.dry_until_s = now_s + DRY_FOR_S if is_dry else 0.0
+            is_dry = is_drained and self._views[lane_id].news == news
+            running.looks[lane_id].dry_until_s = now_s + DRY_FOR_S if is_dry else 0.0
         if is_drained:
             # They may be far behind those served, but there was nothing left for them.
             for waiter in running.impatient:
                 waiter.is_leaving = True
         for waiter in running.waiters:
             # It has had its turn: what another broker is locking just now is not there for it.
-            waiter.is_leaving |= waiter.is_impatient
+            waiter.is_leaving |= waiter.is_impatient and not granted.has_more
+        if not (granted.locked or running.group.is_plain):
+            running.group.let_pass(next(self._arrivals))
         self._end(running)
         if not self._is_dry(running.group, now_s):
             self._make_due(running.group)
+
+    def _raise_floors(self, running: RunningClaim, granted: Granted, now_s: float) -> None:
+        if running.group.order.newest_first:
+            return
+        for lane_id, returned, position in granted.tips:
+            floor = running.looks[lane_id].floor(returned=returned)
+            floor.raise_to(position)
+            if granted.has_more:
+                floor.go_on(now_s)
 
     def fail(self, running: RunningClaim, error: BrokerError) -> None:
         """A claim did not run: who does not park is told, the others try again."""
@@ -379,8 +353,21 @@ class Waiters:
                 self._remove(running.group, waiter)
 
 
-def _is_first(group: _Group, view: _View) -> bool:
+def _is_first(group: Group, view: View) -> bool:
     """Whether nobody has waited longer on this lane."""
     return len(view.groups) <= OFFER_GROUPS_MAX and all(
         group.first.arrival <= other.first.arrival for other in view.groups
+    )
+
+
+def _filtered(group: Group, demand: int) -> Filtered:
+    wishes = [place.wish for place in group.places for _ in range(2)]
+    looked_at_max = demand
+    if group.has_row_filter:
+        looked_at_max = max(demand, min(LOOKED_AT_MAX, READ_MAX // len(wishes)))
+    return Filtered(
+        [wish.business_key for wish in wishes],
+        [wish.any_variables for wish in wishes],
+        group.order.newest_first,
+        looked_at_max,
     )

@@ -7,11 +7,14 @@
 from broker.store.lanes import Lane, Lanes
 from broker.store.migrations import SchemaMismatch, check_schema, migrate, pending
 from broker.store.pool import ConnectionLost, Retryable, open_pool
+from broker.store.searching import Condition, Filters, Found, Search, Sort
 from broker.store.shapes import (
     Batch,
     Claim,
+    Filtered,
     Granted,
     ListFilters,
+    NewVariables,
     Results,
     Scan,
     Swept,
@@ -23,15 +26,22 @@ from broker.store.wakeups import Wakeups
 __all__ = [
     "Batch",
     "Claim",
+    "Condition",
     "ConnectionLost",
+    "Filtered",
+    "Filters",
+    "Found",
     "Granted",
     "Lane",
     "Lanes",
     "ListFilters",
+    "NewVariables",
     "Results",
     "Retryable",
     "Scan",
     "SchemaMismatch",
+    "Search",
+    "Sort",
     "Store",
     "Swept",
     "Wake",

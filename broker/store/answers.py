@@ -36,6 +36,12 @@ def bodies(waiters: Any, texts: Any, counts: Any) -> dict[int, tuple[bytes, int]
     }
 
 
+def tips(row: Any, prefix: str = "") -> list[tuple[int, bool, int]]:
+    """How far each scan of a claim came: lane, returned, position."""
+    names = (f"{prefix}{name}" for name in ("lane_ids", "returned", "positions"))
+    return list(zip(*(row[name] or () for name in names), strict=True))
+
+
 def answer_duplicate(answer: dict[str, Any], first: Any) -> None:
     fingerprint = answer.pop("fingerprint")
     if first is not None and first["fingerprint"] == fingerprint:

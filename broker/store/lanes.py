@@ -19,12 +19,15 @@ PRIORITIES_MAX: Final = 256
 
 
 class Lane(NamedTuple):
-    """One FIFO of tasks."""
+    """One FIFO of tasks. An empty name stands for none."""
 
     lane_id: int
     topic: str
     process_definition_id: str
     priority: int
+    tenant_id: str = ""
+    process_definition_key: str = ""
+    process_definition_version_tag: str = ""
 
     def members_json(self) -> str:
         """What the lane gives each of its tasks, as members of the task's JSON object."""
@@ -32,7 +35,9 @@ class Lane(NamedTuple):
             "topic": self.topic,
             "priority": self.priority,
             "processDefinitionId": self.process_definition_id or None,
-            "tenantId": None,
+            "processDefinitionKey": self.process_definition_key or None,
+            "processDefinitionVersionTag": self.process_definition_version_tag or None,
+            "tenantId": self.tenant_id or None,
         }
         return orjson.dumps(members).decode()[1:-1]
 

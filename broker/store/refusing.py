@@ -7,7 +7,7 @@ not see what the other inserted.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Final, NoReturn
 
 import msgspec
 import orjson
@@ -17,6 +17,9 @@ from broker.errors import Conflict, LockLost, TaskNotFound
 from broker.store import answers, queries
 from broker.store.database import SHARD, Database
 from broker.store.shapes import Batch, Results, Wake
+from broker.task import API_STATES, FINISHED
+
+_FINISHED: Final = frozenset(API_STATES[state] for state in FINISHED)
 
 
 class Refusing(Database):
@@ -58,26 +61,47 @@ class Refusing(Database):
         """The batch of a verb about one task."""
         if not rows:
             await self._refuse(task_id)
-        row = rows[0]
-        position = row["position"]
-        wakes = [] if position is None else [Wake(row["lane_id"], position, returned=True)]
-        return Batch([Results(row["answer"].encode(), 0)], wakes, row["due_ms"])
+        return self._each(rows)
 
-    async def _refuse(self, task_id: str) -> None:
+    def _each(self, rows: Sequence[Any]) -> Batch:
+        """The batch of a verb about these tasks."""
+        wakes = [
+            Wake(row["lane_id"], row["position"], returned=True)
+            for row in rows
+            if row["position"] is not None
+        ]
+        return Batch(
+            [Results(row["answer"].encode(), 0) for row in rows],
+            wakes,
+            min((row["due_ms"] for row in rows if row["due_ms"] is not None), default=None),
+        )
+
+    async def _refuse(self, task_id: str) -> NoReturn:
         """Raise why a verb found no task to work on.
 
         Raises:
             TaskNotFound: There is none.
             Conflict: It is in a state the verb does not start from.
         """
-        request = orjson.dumps({"tasks": [{"id": task_id}]}).decode()
-        [row] = await self._fetch("refusals", queries.REFUSALS, SHARD, [request], None)
-        reason = msgspec.json.decode(row["result"])
+        [reason] = await self._reasons([task_id])
         facts = {"taskId": task_id, "state": reason.get("state")}
         if reason["code"] == TaskNotFound.code:
             raise TaskNotFound(reason["detail"], {"taskId": task_id})
         assert reason["code"] == LockLost.code
         raise Conflict("the task's state does not allow this", facts)
+
+    async def _refuse_all(self, task_ids: Sequence[str]) -> NoReturn:
+        """Raise why a verb that is about all of these tasks did nothing. As `_refuse`."""
+        for task_id, reason in zip(task_ids, await self._reasons(task_ids), strict=True):
+            if reason["code"] == TaskNotFound.code or reason.get("state") in _FINISHED:
+                await self._refuse(task_id)
+        # Whatever was finished or unknown is so for good, so one of them was passed over.
+        raise AssertionError("no task stands in the way")
+
+    async def _reasons(self, task_ids: Sequence[str]) -> list[dict[str, Any]]:
+        request = orjson.dumps({"tasks": [{"id": task_id} for task_id in task_ids]}).decode()
+        rows = await self._fetch("refusals", queries.REFUSALS, SHARD, [request], None)
+        return [msgspec.json.decode(row["result"]) for row in rows]
 
     # Figures ----------------------------------------------------------------
 

@@ -43,12 +43,27 @@ class Scan(NamedTuple):
     lane_json: str
 
 
+class Filtered(NamedTuple):
+    """Of a claim that wishes for more than lanes tell, or for the newest first.
+
+    The first two are a scan each, None where it is not filtered by that.
+    """
+
+    business_keys: Sequence[str | None]
+    any_variables: Sequence[str | None]
+    """A JSON array of `[name, value]`."""
+    newest_first: bool
+    looked_at_max: int
+    """Tasks whose rows are looked at, all scans together."""
+
+
 class Claim(NamedTuple):
     """What to look through, and for whom: worker ids and their shares of the tasks."""
 
     scans: Sequence[Scan]
     worker_ids: Sequence[str]
     tasks_max: Sequence[int]
+    filtered: Filtered | None = None
 
     def columns(self) -> tuple[Sequence[Any], ...]:
         """The scans member by member, the worker ids, and the shares: after how many tasks the
@@ -64,7 +79,9 @@ class Granted(NamedTuple):
     seen: int
     locked: int
     tips: list[tuple[int, bool, int]]
-    """Lane, returned, last position that was locked."""
+    """Lane, returned, last position that was locked, or, of a filtered claim, looked at."""
+    has_more: bool = False
+    """A filtered claim has not looked at all there is: the next one goes on."""
 
 
 class Batch(NamedTuple):
@@ -95,6 +112,14 @@ class Settled(NamedTuple):
     due_in_ms: float | None
     has_more: bool
     by_id: dict[str, dict[str, Any]]
+
+
+class NewVariables(NamedTuple):
+    """Variables to set, as JSON texts, and names of others to remove."""
+
+    variables: str
+    variable_types: str | None = None
+    deletions: Sequence[str] = ()
 
 
 class ListFilters(NamedTuple):

@@ -20,12 +20,13 @@ import msgspec
 import orjson
 
 from broker import metrics
-from broker.errors import Conflict, Invalid, Unavailable
+from broker.errors import Invalid
 from broker.store import answers, queries
 from broker.store.cursor import Cursor
 from broker.store.database import SHARD
 from broker.store.lanes import PRIORITIES_MAX
-from broker.store.long_work import LongWork
+from broker.store.operating import Operating
+from broker.store.searching import Searching
 from broker.store.shapes import (
     Batch,
     Claim,
@@ -57,7 +58,7 @@ _STATES: Final = {
 }
 
 
-class Store(LongWork):
+class Store(Operating, Searching):
     """The tasks of one database."""
 
     # Creating ---------------------------------------------------------------
@@ -130,15 +131,18 @@ class Store(LongWork):
 
     async def fetch_and_lock(self, claim: Claim) -> Granted:
         """Lock tasks of these lanes for these waiters, in turn."""
-        [row] = await self._fetch(
-            "fetch_and_lock", queries.FETCH_AND_LOCK, SHARD, *claim.columns(), _REPLY_BYTES_MAX
-        )
+        args = SHARD, *claim.columns(), _REPLY_BYTES_MAX
+        if claim.filtered is None:
+            [row] = await self._fetch("fetch_and_lock", queries.FETCH_AND_LOCK, *args)
+            tips, has_more = answers.tips(row), False
+        else:
+            [row] = await self._fetch(
+                "fetch_and_lock", queries.FETCH_AND_LOCK_FILTERED, *args, *claim.filtered
+            )
+            tips, has_more = answers.tips(row, "stopped_"), row["has_more"]
         locked = self._count_fetched(row["lane_ids"], row["tasks"])
         bodies = answers.bodies(row["waiters"], row["bodies"], row["counts"])
-        tips = zip(
-            row["lane_ids"] or (), row["returned"] or (), row["positions"] or (), strict=True
-        )
-        return Granted(bodies, row["seen"], locked, list(tips))
+        return Granted(bodies, row["seen"], locked, tips, has_more)
 
     async def complete(self, requests: Sequence[str]) -> Batch:
         """Finish tasks with a result."""
@@ -158,6 +162,7 @@ class Store(LongWork):
         rows = await self._fetch(
             "fail", queries.FAIL, SHARD, requests,
             policy.retry_base_ms, policy.retry_factor, policy.retry_cap_ms,
+            policy.variables_bytes_max,
         )  # fmt: skip
         first = rows[0]
         self._count_finished(first, "failed", "incidents")
@@ -178,40 +183,6 @@ class Store(LongWork):
         results = await self._explained(rows, requests, None)
         return Batch(results, answers.wakes(rows[0], returned=True), None)
 
-    # One task, by its id ----------------------------------------------------
-
-    async def retries(self, task_id: str, retries: int) -> Batch:
-        """Set the failures a task may still have; redrive a failed one."""
-        rows = await self._fetch("retries", queries.RETRIES, SHARD, task_id, retries)
-        return await self._one(rows, task_id)
-
-    async def retry_timeout(self, task_id: str, retry_timeout_ms: int) -> Batch:
-        """Move the instant at which a waiting task becomes available."""
-        rows = await self._fetch(
-            "retry_timeout", queries.RETRY_TIMEOUT, SHARD, task_id, retry_timeout_ms
-        )
-        return await self._one(rows, task_id)
-
-    async def cancel(self, task_id: str, reason: str | None) -> Batch:
-        """End a task for good, or ask its worker to. Said of a cancelled one it is no error."""
-        rows = await self._fetch("cancel", queries.CANCEL, SHARD, task_id, reason)
-        if rows and rows[0]["is_recorded"]:
-            # Its callback came first, and only has to be applied.
-            await self.settle_due(None, [task_id])
-            rows = await self._fetch("cancel", queries.CANCEL, SHARD, task_id, reason)
-        if rows:
-            if rows[0]["is_recorded"]:
-                raise Unavailable("the task's callback is just being applied")
-            if rows[0]["is_cancelled"]:
-                metrics.TASKS_FINISHED.labels(self._topic(rows[0]["lane_id"]), "cancelled").inc()
-            return Batch([Results(rows[0]["answer"].encode(), 0)], [], None)
-        try:
-            await self._refuse(task_id)
-        except Conflict as conflict:
-            if conflict.facts.get("state") != "CANCELLED":
-                raise
-        return Batch([Results(b'{"state":"CANCELLED"}', 0)], [], None)
-
     # Reading ----------------------------------------------------------------
 
     async def get_tasks(self, task_ids: Iterable[str]) -> dict[str, tuple[bytes, bool]]:
@@ -222,6 +193,15 @@ class Store(LongWork):
         ids = [uuid for task_id in task_ids if (uuid := answers.uuid(task_id))]
         rows = await self._fetch("get_tasks", queries.GET_TASKS, SHARD, ids) if ids else []
         return {str(row["id"]): (row["task"].encode(), row["is_finished"]) for row in rows}
+
+    async def instance_tasks(
+        self, process_instance_id: str, tasks_max: int
+    ) -> list[tuple[bytes, bool]]:
+        """The tasks of a process instance, the oldest first, each as `get_tasks` gives it."""
+        rows = await self._fetch(
+            "instance_tasks", queries.INSTANCE_TASKS, SHARD, process_instance_id, tasks_max
+        )
+        return list((await self.get_tasks(str(row["id"]) for row in rows)).values())
 
     async def finished_tasks(self, task_ids: Iterable[str]) -> list[str]:
         """Those of these tasks that are finished."""

@@ -1,29 +1,28 @@
 -- bpmn_error: finish tasks with a business outcome, which is never retried.
 -- $1 shard smallint, $2 requests json[]
 -- A request is {"workerId", "tasks": [{"id", "lockToken"?, "errorCode", "errorMessage"?,
--- "variables"?}, …]}. Returns as complete does.
+-- "variables"?, "variableTypes"?, "acceptsLate"?}, …]}. Returns as complete does.
 WITH request AS MATERIALIZED (
     SELECT r.request, r.body ->> 'workerId' AS worker_id, r.body -> 'tasks' AS tasks
     FROM unnest($2::json[]) WITH ORDINALITY AS r (body, request)
 ), item AS MATERIALIZED (
     SELECT r.request, f.item, f.id AS given_id, coalesce(f."workerId", r.worker_id) AS worker_id,
            f."lockToken" AS lock_token, f."errorCode" AS error_code,
-           f."errorMessage" AS error_message, f.variables,
-           fetchlock.as_id(f.id) AS id
+           f."errorMessage" AS error_message, f.variables, f."variableTypes" AS types,
+           f."acceptsLate" AS accepts_late, fetchlock.as_id(f.id) AS id
     FROM request r
     CROSS JOIN LATERAL ROWS FROM (json_to_recordset(r.tasks) AS (
         id text, "workerId" text, "lockToken" text, "errorCode" text, "errorMessage" text,
-        variables json)) WITH ORDINALITY
-        AS f (id, "workerId", "lockToken", "errorCode", "errorMessage", variables, item)
+        variables json, "variableTypes" jsonb, "acceptsLate" boolean)) WITH ORDINALITY
+        AS f (id, "workerId", "lockToken", "errorCode", "errorMessage", variables,
+              "variableTypes", "acceptsLate", item)
 ), judged AS MATERIALIZED (
     SELECT i.*, t.lane_id, t.locked_at, t.retries, t.attempt, t.failures, t.expiries,
-           t.lock_token AS held_token,
+           coalesce(t.lock_token, t.lost_token) AS held_token,
            coalesce(t.is_held AND row_number() OVER of_holder = 1, false) AS is_held
     FROM (SELECT * FROM item ORDER BY id) i
     LEFT JOIN LATERAL (
-        SELECT t.*, t.state = 'locked' AND t.worker_id = i.worker_id
-                    AND (i.lock_token IS NULL OR t.lock_token::text = i.lock_token)
-                    AND t.lock_expires_at > now() AND NOT t.called_back AS is_held
+        SELECT t.*, fetchlock.may_end(t, i.worker_id, i.lock_token, i.accepts_late) AS is_held
         FROM fetchlock.open_task t WHERE t.id = i.id AND t.shard = $1 LIMIT 1
         FOR UPDATE
     ) t ON true
@@ -34,9 +33,9 @@ WITH request AS MATERIALIZED (
 ), written AS (
     INSERT INTO fetchlock.outcome (
         id, locked_at, lock_token, lane_id, state, retries, attempt, failures, expiries, shard,
-        worker_id, result, error_code, error_message)
+        worker_id, result, result_types, error_code, error_message)
     SELECT id, locked_at, held_token, lane_id, 'bpmn_error', retries, attempt, failures, expiries,
-           $1, worker_id, coalesce(variables, '{}'), error_code, error_message
+           $1, worker_id, coalesce(variables, '{}'), types, error_code, error_message
     FROM judged WHERE is_held
 ), told AS (
     SELECT request,

@@ -1,6 +1,8 @@
 -- complete: finish tasks, each only under the lock that its worker still holds.
 -- $1 shard smallint, $2 requests json[]
--- A request is {"workerId", "tasks": [{"id", "workerId"?, "lockToken"?, "variables"?}, …]}.
+-- A request is {"workerId", "tasks": [{"id", "workerId"?, "lockToken"?, "variables"?,
+-- "variableTypes"?, "acceptsLate"?}, …]}. What is late, and accepted if the topic does not say
+-- otherwise: the lock has run out, and nobody has taken the task since (see may_end).
 -- Returns a row per request: the results as a JSON text, in order, and how many
 -- were refused. Why, `refusals` says: it needs a later snapshot than this one.
 WITH request AS MATERIALIZED (
@@ -8,25 +10,24 @@ WITH request AS MATERIALIZED (
     FROM unnest($2::json[]) WITH ORDINALITY AS r (body, request)
 ), item AS MATERIALIZED (
     SELECT r.request, f.item, f.id AS given_id, coalesce(f."workerId", r.worker_id) AS worker_id,
-           f."lockToken" AS lock_token, f.variables,
-           fetchlock.as_id(f.id) AS id
+           f."lockToken" AS lock_token, f.variables, f."variableTypes" AS types,
+           f."acceptsLate" AS accepts_late, fetchlock.as_id(f.id) AS id
     FROM request r
     CROSS JOIN LATERAL ROWS FROM (json_to_recordset(r.tasks) AS (
-        id text, "workerId" text, "lockToken" text, variables json)) WITH ORDINALITY
-        AS f (id, "workerId", "lockToken", variables, item)
+        id text, "workerId" text, "lockToken" text, variables json, "variableTypes" jsonb,
+        "acceptsLate" boolean)) WITH ORDINALITY
+        AS f (id, "workerId", "lockToken", variables, "variableTypes", "acceptsLate", item)
 ), judged AS MATERIALIZED (
     -- Sorted by id, so that two batches with the same tasks wait for each other
     -- in one order. Looked up one by one: a join would let the planner walk the
     -- index of locked tasks instead. Of a task that is named twice the first mention
     -- by its holder counts: one under a stale lock must not cost the holder its own.
     SELECT i.*, t.lane_id, t.locked_at, t.retries, t.attempt, t.failures, t.expiries,
-           t.lock_token AS held_token,
+           coalesce(t.lock_token, t.lost_token) AS held_token,
            coalesce(t.is_held AND row_number() OVER of_holder = 1, false) AS is_held
     FROM (SELECT * FROM item ORDER BY id) i
     LEFT JOIN LATERAL (
-        SELECT t.*, t.state = 'locked' AND t.worker_id = i.worker_id
-                    AND (i.lock_token IS NULL OR t.lock_token::text = i.lock_token)
-                    AND t.lock_expires_at > now() AND NOT t.called_back AS is_held
+        SELECT t.*, fetchlock.may_end(t, i.worker_id, i.lock_token, i.accepts_late) AS is_held
         FROM fetchlock.open_task t WHERE t.id = i.id AND t.shard = $1 LIMIT 1
         FOR UPDATE
     ) t ON true
@@ -37,9 +38,9 @@ WITH request AS MATERIALIZED (
 ), written AS (
     INSERT INTO fetchlock.outcome (
         id, locked_at, lock_token, lane_id, state, retries, attempt, failures, expiries, shard,
-        worker_id, result)
+        worker_id, result, result_types)
     SELECT id, locked_at, held_token, lane_id, 'completed', retries, attempt, failures, expiries,
-           $1, worker_id, coalesce(variables, '{}')
+           $1, worker_id, coalesce(variables, '{}'), types
     FROM judged WHERE is_held
 ), told AS (
     SELECT request,

@@ -47,13 +47,16 @@ WITH request AS MATERIALIZED (
     CROSS JOIN LATERAL json_to_recordset(r.tasks) AS f (
         topic text, variables json, priority integer, "businessKey" text, retries integer,
         "delayMs" bigint, "availableAt" timestamptz, "uniqueKey" text, "processInstanceId" text,
-        "processDefinitionId" text, "processDefinitionKey" text, "activityId" text,
-        traceparent text, "executionTimeoutMs" bigint, "totalTimeoutMs" bigint)
+        "processDefinitionId" text, "processDefinitionKey" text,
+        "processDefinitionVersionTag" text, "activityId" text, "tenantId" text, traceparent text,
+        "executionTimeoutMs" bigint, "totalTimeoutMs" bigint, "variableTypes" jsonb)
     LEFT JOIN LATERAL (
         SELECT l.lane_id FROM fetchlock.lane l
-        WHERE l.topic = f.topic AND l.tenant_id = ''
-          AND l.process_definition_id = coalesce(f."processDefinitionId", '')
-          AND l.priority = coalesce(f.priority, 0) AND l.shard = $1
+        WHERE l.topic = f.topic AND l.priority = coalesce(f.priority, 0) AND l.shard = $1
+          AND l.variant = fetchlock.lane_variant(
+              coalesce(f."tenantId", ''), coalesce(f."processDefinitionId", ''),
+              coalesce(f."processDefinitionKey", ''),
+              coalesce(f."processDefinitionVersionTag", ''))
         LIMIT 1
     ) l ON true
 ), missing AS MATERIALIZED (
@@ -97,10 +100,10 @@ WITH request AS MATERIALIZED (
 -- </born locked>
 ), asked AS (
     INSERT INTO fetchlock.task (
-        id, lane_id, shard, business_key, process_instance_id, process_definition_key,
-        activity_id, traceparent, variables)
-    SELECT id, lane_id, $1, "businessKey", "processInstanceId", "processDefinitionKey",
-           "activityId", traceparent, coalesce(variables, '{}')
+        id, lane_id, shard, business_key, process_instance_id, activity_id, traceparent, variables,
+        variable_types)
+    SELECT id, lane_id, $1, "businessKey", "processInstanceId", "activityId", traceparent,
+           coalesce(variables, '{}'), "variableTypes"
     FROM fresh
 ), opened AS (
     INSERT INTO fetchlock.open_task (
@@ -111,7 +114,8 @@ WITH request AS MATERIALIZED (
         -- </born locked>
     )
     SELECT f.id, nextval('fetchlock.position'), f.available_at, f.lane_id, coalesce(f.retries, $3),
-           coalesce(octet_length(f.variables::text), 2), $1, f."executionTimeoutMs",
+           coalesce(octet_length(f.variables::text), 2)
+               + coalesce(octet_length(f."variableTypes"::text), 0), $1, f."executionTimeoutMs",
            f.total_expires_at,
            -- <born locked>
            CASE WHEN lock.worker_ids ? f.id::text THEN least(
@@ -169,20 +173,23 @@ WITH request AS MATERIALIZED (
                     ',"processInstanceId":',
                     coalesce(to_json(i."processInstanceId")::text, 'null'),
                     ',"processDefinitionId":',
-                    coalesce(to_json(i."processDefinitionId")::text, 'null'),
+                    coalesce(to_json(nullif(i."processDefinitionId", ''))::text, 'null'),
                     ',"processDefinitionKey":',
-                    coalesce(to_json(i."processDefinitionKey")::text, 'null'),
+                    coalesce(to_json(nullif(i."processDefinitionKey", ''))::text, 'null'),
+                    ',"processDefinitionVersionTag":',
+                    coalesce(to_json(nullif(i."processDefinitionVersionTag", ''))::text, 'null'),
                     ',"activityId":', coalesce(to_json(i."activityId")::text, 'null'),
-                    ',"tenantId":null,"traceparent":',
-                    coalesce(to_json(i.traceparent)::text, 'null'),
+                    ',"tenantId":', coalesce(to_json(nullif(i."tenantId", ''))::text, 'null'),
+                    ',"traceparent":', coalesce(to_json(i.traceparent)::text, 'null'),
                     ',"variables":', coalesce(i.variables::text, '{}'),
                     ',"result":null,"retries":', coalesce(i.retries, $3),
-                    ',"attempt":0,"workerId":null,"lockExpiresAt":null,"availableAt":',
+                    ',"failures":0,"attempt":0,"workerId":null,"lockExpiresAt":null,"availableAt":',
                     to_json(i.available_at), ',"createdAt":', to_json(now()),
                     ',"timesOutAt":', coalesce(to_json(i.total_expires_at)::text, 'null'),
                     ',"startedAt":null,"finishedAt":null,"callbackExpiresAt":null,'
                     || '"cancelRequested":false,"errorCode":null,"errorMessage":null,'
-                    || '"errorDetails":null,"progress":null}}')
+                    || '"errorDetails":null,"progress":null',
+                    ',"variableTypes":' || i."variableTypes"::text, '}}')
             ELSE '{"id":"' || i.id || '"}'
         END, ',' ORDER BY i.item) AS results,
         count(*) FILTER (WHERE i.refusal IS NOT NULL OR i."uniqueKey" IS NOT NULL
@@ -197,7 +204,7 @@ WITH request AS MATERIALIZED (
             ',"lockToken":"', lock.token, '","lockExpiresAt":',
             to_json(now() + ($9::bigint[])[b.scan] * interval '1 millisecond'),
             ',"result":null,"finishedAt":null,"callbackExpiresAt":null,"cancelRequested":false,'
-            || '"progress":null,"attempt":1,"startedAt":', to_json(now()), ',"timesOutAt":',
+            || '"progress":null,"failures":0,"attempt":1,"startedAt":', to_json(now()), ',"timesOutAt":',
             coalesce(to_json(least(b.total_expires_at, now()
                 + b."executionTimeoutMs" * interval '1 millisecond'))::text, 'null'),
             ',"workerId":',
@@ -205,7 +212,6 @@ WITH request AS MATERIALIZED (
             ',"availableAt":', to_json(b.available_at), ',"createdAt":', to_json(now()),
             ',"businessKey":', coalesce(to_json(b."businessKey")::text, 'null'),
             ',"processInstanceId":', coalesce(to_json(b."processInstanceId")::text, 'null'),
-            ',"processDefinitionKey":', coalesce(to_json(b."processDefinitionKey")::text, 'null'),
             ',"activityId":', coalesce(to_json(b."activityId")::text, 'null'),
             ',"traceparent":', coalesce(to_json(b.traceparent)::text, 'null'),
             ',"errorCode":null,"errorMessage":null,"errorDetails":null,"variables":',
@@ -213,6 +219,7 @@ WITH request AS MATERIALIZED (
                 SELECT coalesce(json_object_agg(n.name, b.variables -> n.name), '{}')
                 FROM json_array_elements_text(($10::text[])[b.scan]::json) AS n (name)
                 WHERE b.variables -> n.name IS NOT NULL) END,
+            ',"variableTypes":' || b."variableTypes"::text,
             '}'), ',' ORDER BY b.turn) || ']' AS body
     FROM born b, lock
     GROUP BY 1

@@ -1,11 +1,12 @@
 -- fail: record failures; the task waits for its retry, or becomes an incident.
 -- $1 shard smallint, $2 requests json[],
 -- $3 retry_base_ms double precision, $4 retry_factor double precision,
--- $5 retry_cap_ms double precision
+-- $5 retry_cap_ms double precision, $6 variables_bytes_max integer
 -- A request is {"workerId", "tasks": [{"id", "lockToken"?, "errorMessage", "errorDetails"?,
--- "retries"?, "retryTimeoutMs"?}, …]}. What a worker leaves open the policy decides:
--- one retry fewer, and a wait (see retry_wait). Whose cancellation was requested is
--- not tried again: it is cancelled.
+-- "retries"?, "retryTimeoutMs"?, "variables"?, "variableTypes"?, "acceptsLate"?}, …]}. What a
+-- worker leaves open the policy decides: one retry fewer, and a wait (see retry_wait). Its
+-- variables are set, for the next attempt. Whose cancellation was requested is not tried again:
+-- it is cancelled.
 -- Returns as complete does, and with the first row what to wake.
 WITH request AS MATERIALIZED (
     SELECT r.request, r.body ->> 'workerId' AS worker_id, r.body -> 'tasks' AS tasks
@@ -14,39 +15,49 @@ WITH request AS MATERIALIZED (
     SELECT r.request, f.item, f.id AS given_id, coalesce(f."workerId", r.worker_id) AS worker_id,
            f."lockToken" AS lock_token, f."errorMessage" AS error_message,
            f."errorDetails" AS error_details, f.retries AS given_retries,
-           f."retryTimeoutMs" AS given_timeout_ms,
-           fetchlock.as_id(f.id) AS id
+           f."retryTimeoutMs" AS given_timeout_ms, f.variables, f."variableTypes" AS types,
+           f."acceptsLate" AS accepts_late, fetchlock.as_id(f.id) AS id
     FROM request r
     CROSS JOIN LATERAL ROWS FROM (json_to_recordset(r.tasks) AS (
         id text, "workerId" text, "lockToken" text, "errorMessage" text, "errorDetails" text,
-        retries integer, "retryTimeoutMs" bigint)) WITH ORDINALITY
+        retries integer, "retryTimeoutMs" bigint, variables json, "variableTypes" jsonb,
+        "acceptsLate" boolean)) WITH ORDINALITY
         AS f (id, "workerId", "lockToken", "errorMessage", "errorDetails", retries,
-              "retryTimeoutMs", item)
+              "retryTimeoutMs", variables, "variableTypes", "acceptsLate", item)
 ), judged AS MATERIALIZED (
     SELECT i.*, t.lane_id, t.position, t.cancel_requested, t.cancel_reason, t.locked_at, t.attempt,
-           t.expiries, t.failures + 1 AS failures, t.lock_token AS held_token,
-           coalesce(t.is_held AND row_number() OVER of_holder = 1, false) AS is_held,
+           t.expiries, t.failures + 1 AS failures,
+           coalesce(t.lock_token, t.lost_token) AS held_token,
+           s.is_too_large,
+           coalesce(t.is_held AND (s.is_too_large OR row_number() OVER of_holder = 1), false)
+               AS is_holder,
            coalesce(i.given_retries, greatest(t.retries - 1, 0)) AS retries,
            now() + coalesce(interval '1 millisecond' * i.given_timeout_ms,
                             fetchlock.retry_wait(t.failures, $3, $4, $5)) AS available_at
     FROM (SELECT * FROM item ORDER BY id) i
     LEFT JOIN LATERAL (
-        SELECT t.*, t.state = 'locked' AND t.worker_id = i.worker_id
-                    AND (i.lock_token IS NULL OR t.lock_token::text = i.lock_token)
-                    AND t.lock_expires_at > now() AND NOT t.called_back AS is_held
+        SELECT t.*, fetchlock.may_end(t, i.worker_id, i.lock_token, i.accepts_late) AS is_held
         FROM fetchlock.open_task t WHERE t.id = i.id AND t.shard = $1 LIMIT 1
         FOR UPDATE
     ) t ON true
-    WINDOW of_holder AS (PARTITION BY i.id, t.is_held ORDER BY i.request, i.item)
+    CROSS JOIN LATERAL (
+        SELECT coalesce(t.size_bytes + octet_length(i.variables::text) > $6, false) AS is_too_large
+    ) s
+    -- What is refused for its size does not cost a smaller one its turn.
+    WINDOW of_holder AS (
+        PARTITION BY i.id, t.is_held, s.is_too_large ORDER BY i.request, i.item)
 ), next AS MATERIALIZED (
-    SELECT *, CASE WHEN cancel_requested THEN 'cancelled'
+    SELECT *, is_holder AND NOT is_too_large AS is_held,
+              CASE WHEN cancel_requested THEN 'cancelled'
                    WHEN retries = 0 THEN 'failed' WHEN available_at > now() THEN 'delayed'
                    ELSE 'ready' END AS state
     FROM judged
 ), asked AS MATERIALIZED (
     -- A map instead of a join: see fetch_and_lock.
     SELECT jsonb_object_agg(id, jsonb_build_array(
-        state, retries, available_at, error_message, error_details)) AS by_id
+        state, retries, available_at, error_message, error_details,
+        CASE WHEN variables IS NOT NULL
+             THEN fetchlock.set_variables(id, variables, types, '{}', $1) END)) AS by_id
     FROM next WHERE is_held AND state <> 'cancelled'
 ), moved AS (
     UPDATE fetchlock.open_task t
@@ -55,7 +66,9 @@ WITH request AS MATERIALIZED (
         available_at = (asked.by_id -> t.id::text ->> 2)::timestamptz,
         error_message = asked.by_id -> t.id::text ->> 3,
         error_details = asked.by_id -> t.id::text ->> 4,
-        error_code = NULL, failures = t.failures + 1,
+        size_bytes = coalesce((asked.by_id -> t.id::text ->> 5)::integer, t.size_bytes),
+        reported = t.reported OR (asked.by_id -> t.id::text ->> 5) IS NOT NULL,
+        error_code = NULL, failures = t.failures + 1, lost_by = NULL, lost_token = NULL,
         worker_id = NULL, lock_token = NULL, locked_at = NULL, lock_expires_at = NULL
     FROM asked
     WHERE t.id = ANY (ARRAY(SELECT id FROM next WHERE is_held AND state <> 'cancelled'))
@@ -78,6 +91,9 @@ WITH request AS MATERIALIZED (
                    'state', CASE WHEN state IN ('delayed', 'ready') THEN 'CREATED'
                                  ELSE upper(state) END, 'retries', retries,
                    'availableAt', CASE WHEN state <> 'cancelled' THEN available_at END)::text
+               WHEN is_holder THEN json_build_object(
+                   'id', given_id, 'code', 'too_large', 'bytesMax', $6,
+                   'detail', 'The variables would have more than ' || $6 || ' bytes.')::text
                ELSE json_build_object('id', given_id, 'code', 'refused')::text
                END, ',' ORDER BY item) AS results,
            count(*) FILTER (WHERE NOT is_held) AS refused

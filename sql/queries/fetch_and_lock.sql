@@ -3,6 +3,10 @@
 -- $2 lane_ids integer[], $3 ranks integer[], $4 returned boolean[], $5 floors bigint[],
 -- $6 lock_durations_ms bigint[], $7 wanted_variables text[],
 -- $8 lanes_json text[], $9 worker_ids text[], $10 shares integer[], $11 bytes_max bigint
+-- <filtered>
+-- $12 business_keys text[], $13 any_variables json[], $14 newest_first boolean,
+-- $15 looked_at_max bigint
+-- </filtered>
 -- $2 to $8 are the scans: one stretch of one lane's ready index each, with the
 -- rank of its priority (the highest first) and the members that the lane gives
 -- its tasks. $9 and $10 are the waiters: waiter n gets the tasks after share
@@ -10,11 +14,27 @@
 -- Returns one row: per waiter a JSON text and a count, how many tasks were seen
 -- (more than were locked: another broker was at the same lanes), and per scan
 -- the last position and the number of the tasks that were locked.
+-- <filtered>
+-- What stands between <filtered> and </filtered> is for fetches that wish for more than a lane
+-- tells, or for the newest first: for all others it is left out, and what stands between <plain>
+-- and </plain> is left in. $12 and $13 are the filters of the scans. In the order of the fetch as
+-- many tasks are looked at as $15 says, and as many bytes of variables as $11 says. The answer also
+-- tells how far each scan came, and whether there is more for the next claim to look at. With the
+-- newest first there are no floors; the next claim would look at the same, so there is no more.
+-- </filtered>
 WITH scan AS MATERIALIZED (
+    -- <plain>
     SELECT * FROM unnest($2::integer[], $3::integer[], $4::boolean[], $5::bigint[])
         AS s (lane_id, rank, returned, floor)
+    -- </plain>
+    -- <filtered>
+    SELECT * FROM unnest(
+        $2::integer[], $3::integer[], $4::boolean[], $5::bigint[], $12::text[], $13::json[]
+    ) AS s (lane_id, rank, returned, floor, business_key, any_variables)
+    -- </filtered>
 ), demand AS MATERIALIZED (
     SELECT ($10::integer[])[cardinality($10::integer[])] AS tasks
+-- <plain>
 ), head AS MATERIALIZED (
     -- Look before locking: merging the lanes of a rank by age needs to see more
     -- rows than are handed out, but must not lock more. The ranks are a lateral
@@ -51,6 +71,70 @@ WITH scan AS MATERIALIZED (
         ORDER BY t.position LIMIT p.tasks
         FOR UPDATE SKIP LOCKED
     ) t
+-- </plain>
+-- <filtered>
+), looked_at AS MATERIALIZED (
+    SELECT *, coalesce(
+        sum(CASE WHEN any_variables IS NOT NULL THEN size_bytes END)
+            OVER (ORDER BY turn ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+        0) AS bytes_before
+    FROM (
+        SELECT h.*, row_number() OVER (
+            ORDER BY h.rank, CASE WHEN $14 THEN -h.position ELSE h.position END) AS turn
+        FROM (SELECT DISTINCT rank FROM scan ORDER BY rank) r
+        CROSS JOIN LATERAL (
+            SELECT s.*, t.*
+            FROM scan s
+            CROSS JOIN LATERAL (
+                (SELECT t.id, t.position, t.size_bytes, t.reported FROM fetchlock.open_task t
+                 WHERE t.state = 'ready' AND t.lane_id = s.lane_id AND t.returned = s.returned
+                   AND t.position > s.floor AND t.shard = $1 AND NOT $14
+                 ORDER BY t.position LIMIT $15)
+                UNION ALL
+                (SELECT t.id, t.position, t.size_bytes, t.reported FROM fetchlock.open_task t
+                 WHERE t.state = 'ready' AND t.lane_id = s.lane_id AND t.returned = s.returned
+                   AND t.shard = $1 AND $14
+                 ORDER BY t.position DESC LIMIT $15)
+            ) t
+            WHERE s.rank = r.rank
+            ORDER BY CASE WHEN $14 THEN -t.position ELSE t.position END LIMIT $15
+        ) h
+        LIMIT $15
+    ) h
+), head AS MATERIALIZED (
+    SELECT turn, lane_id, returned, position,
+           sum(size_bytes) OVER (ORDER BY turn) - size_bytes AS bytes_before
+    FROM (
+        -- In turn, and no further than to the last that is wanted.
+        SELECT l.* FROM (SELECT * FROM looked_at ORDER BY turn OFFSET 0) l
+        WHERE l.bytes_before < $11 AND (l.business_key IS NULL AND l.any_variables IS NULL OR (
+            SELECT (l.business_key IS NULL OR t.business_key = l.business_key)
+               AND (l.any_variables IS NULL OR fetchlock.has_any(
+                   CASE WHEN l.reported THEN fetchlock.variables_of(t.id, t.variables, $1)
+                        ELSE t.variables END, l.any_variables))
+            FROM fetchlock.task t WHERE t.id = l.id AND t.shard = $1 LIMIT 1))
+        LIMIT (SELECT tasks FROM demand)
+    ) h
+), stop AS MATERIALIZED (
+    -- All that is wanted up to this turn is handed out.
+    SELECT coalesce(
+        (SELECT min(turn) - 1 FROM head WHERE bytes_before >= $11),
+        (SELECT max(turn) FROM head HAVING count(*) = (SELECT tasks FROM demand)),
+        (SELECT max(turn) FROM looked_at WHERE bytes_before < $11)) AS turn
+), picked AS MATERIALIZED (
+    -- Locked where it was seen: what has moved meanwhile is passed over.
+    SELECT t.id, h.lane_id, h.returned, h.position,
+           row_number() OVER (ORDER BY h.turn)::integer AS turn
+    FROM head h
+    CROSS JOIN LATERAL (
+        SELECT t.id FROM fetchlock.open_task t
+        WHERE t.state = 'ready' AND t.lane_id = h.lane_id AND t.returned = h.returned
+          AND t.position = h.position AND t.shard = $1
+        LIMIT 1
+        FOR UPDATE SKIP LOCKED
+    ) t
+    WHERE h.bytes_before < $11
+-- </filtered>
 ), owner AS MATERIALIZED (
     -- Whose each task is, where several wait. A map instead of a join: joined by id, the planner
     -- may walk the whole table, as it does when it was last analysed empty.
@@ -65,7 +149,7 @@ WITH scan AS MATERIALIZED (
     SET state = 'locked', returned = true, attempt = t.attempt + 1,
         worker_id = CASE WHEN cardinality($9::text[]) = 1 THEN ($9::text[])[1]
                          ELSE owner.worker_ids ->> t.id::text END,
-        lock_token = fence.lock_token, locked_at = now(),
+        lock_token = fence.lock_token, locked_at = now(), lost_by = NULL, lost_token = NULL,
         lock_expires_at = now() + interval '1 millisecond'
             * ($6::bigint[])[array_position($2::integer[], t.lane_id)],
         -- The first lock starts it; `least` keeps what is earlier, and passes over nulls.
@@ -73,8 +157,8 @@ WITH scan AS MATERIALIZED (
                             now() + interval '1 millisecond' * t.execution_timeout_ms)
     FROM owner, fence
     WHERE t.id = ANY (ARRAY(SELECT id FROM picked)) AND t.shard = $1
-    RETURNING t.id, t.position, t.worker_id, t.available_at, t.retries, t.attempt, t.error_code,
-        t.error_message, t.error_details, t.deadline_at, t.reported,
+    RETURNING t.id, t.position, t.worker_id, t.available_at, t.retries, t.retries_set, t.attempt,
+        t.failures, t.error_code, t.error_message, t.error_details, t.deadline_at, t.reported,
         array_position($2::integer[], t.lane_id) AS scan
 ), alike AS MATERIALIZED (
     -- What all tasks of one scan have in common is put together once, not once a task.
@@ -92,19 +176,19 @@ WITH scan AS MATERIALIZED (
         '[' || string_agg(concat(
             '{"id":"', o.id, '"', (SELECT members FROM alike)[o.scan],
             ',"attempt":', o.attempt, ',"workerId":', to_json(o.worker_id),
-            ',"retries":', o.retries, ',"availableAt":', to_json(o.available_at),
+            ',"retries":', o.retries, ',"failures":', o.failures,
+            CASE WHEN o.retries_set THEN ',"retriesSet":true' END,
+            ',"availableAt":', to_json(o.available_at),
             ',"createdAt":', t.created_json,
             CASE WHEN t.is_bare THEN
-                ',"businessKey":null,"processInstanceId":null,"processDefinitionKey":null,'
-                || '"activityId":null,"traceparent":null'
+                ',"businessKey":null,"processInstanceId":null,"activityId":null,'
+                || '"traceparent":null'
             ELSE concat(
                 ',"businessKey":', coalesce(to_json(t.business_key)::text, 'null'),
                 ',"processInstanceId":', coalesce(to_json(t.process_instance_id)::text, 'null'),
-                ',"processDefinitionKey":',
-                coalesce(to_json(t.process_definition_key)::text, 'null'),
                 ',"activityId":', coalesce(to_json(t.activity_id)::text, 'null'),
                 ',"traceparent":', coalesce(to_json(t.traceparent)::text, 'null')) END,
-            CASE WHEN o.error_message IS NULL AND o.error_code IS NULL THEN
+            CASE WHEN coalesce(o.error_message, o.error_code, o.error_details) IS NULL THEN
                 ',"errorCode":null,"errorMessage":null,"errorDetails":null'
             ELSE concat(
                 ',"errorCode":', coalesce(to_json(o.error_code)::text, 'null'),
@@ -121,19 +205,38 @@ WITH scan AS MATERIALIZED (
                 SELECT coalesce(json_object_agg(n.name, t.variables -> n.name), '{}')
                 FROM json_array_elements_text(($7::text[])[o.scan]::json) AS n (name)
                 WHERE t.variables -> n.name IS NOT NULL) END,
+            ',"variableTypes":' || nullif(t.variable_types::text, '{}'),
             '}'), ',' ORDER BY o.turn) || ']' AS tasks_json
     FROM (
+        -- <plain>
         SELECT *, row_number() OVER (ORDER BY ($3::integer[])[scan], position)::integer AS turn
+        -- </plain>
+        -- <filtered>
+        SELECT *, row_number() OVER (
+            ORDER BY ($3::integer[])[scan], CASE WHEN $14 THEN -position ELSE position END
+        )::integer AS turn
+        -- </filtered>
         FROM locked) o
     CROSS JOIN LATERAL (
-        SELECT t.*, to_json(t.created_at) AS created_json,
-               coalesce(t.business_key, t.process_instance_id, t.process_definition_key,
-                        t.activity_id, t.traceparent) IS NULL AS is_bare
+        SELECT t.business_key, t.process_instance_id, t.activity_id, t.traceparent,
+               to_json(t.created_at) AS created_json,
+               coalesce(t.business_key, t.process_instance_id, t.activity_id, t.traceparent)
+                   IS NULL AS is_bare,
+               CASE WHEN o.reported THEN fetchlock.variables_of(t.id, t.variables, $1)
+                    ELSE t.variables END AS variables,
+               CASE WHEN o.reported THEN fetchlock.variable_types_of(t.id, t.variable_types, $1)
+                    ELSE t.variable_types END AS variable_types
         FROM fetchlock.task t WHERE t.id = o.id AND t.shard = $1 LIMIT 1) t
     GROUP BY 1
 )
 SELECT told.waiters, told.counts, told.bodies, (SELECT count(*) FROM head)::integer AS seen,
        tip.lane_ids, tip.returned, tip.positions, tip.tasks
+       -- <filtered>
+       , stopped.lane_ids AS stopped_lane_ids, stopped.returned AS stopped_returned,
+       stopped.positions AS stopped_positions,
+       NOT $14 AND (SELECT count(*) FROM looked_at) >= least(1 + (SELECT turn FROM stop), $15)
+           AS has_more
+       -- </filtered>
 FROM (
     SELECT array_agg(waiter) AS waiters, array_agg(tasks::integer) AS counts,
            array_agg(tasks_json) AS bodies
@@ -143,4 +246,14 @@ FROM (
            array_agg(position) AS positions, array_agg(tasks) AS tasks
     FROM (SELECT lane_id, returned, max(position) AS position, count(*)::integer AS tasks
           FROM picked GROUP BY lane_id, returned) p
+-- <plain>
 ) tip;
+-- </plain>
+-- <filtered>
+) tip, (
+    SELECT array_agg(lane_id) AS lane_ids, array_agg(returned) AS returned,
+           array_agg(position) AS positions
+    FROM (SELECT lane_id, returned, max(position) AS position
+          FROM looked_at WHERE turn <= (SELECT turn FROM stop) GROUP BY lane_id, returned) l
+) stopped;
+-- </filtered>

@@ -8,10 +8,13 @@ SELECT i.id, coalesce(f.state IS NOT NULL, false) AS is_finished, concat(left(js
     'priority', l.priority, 'businessKey', t.business_key,
     'processInstanceId', t.process_instance_id,
     'processDefinitionId', nullif(l.process_definition_id, ''),
-    'processDefinitionKey', t.process_definition_key, 'activityId', t.activity_id,
+    'processDefinitionKey', nullif(l.process_definition_key, ''),
+    'processDefinitionVersionTag', nullif(l.process_definition_version_tag, ''),
+    'activityId', t.activity_id,
     'tenantId', nullif(l.tenant_id, ''), 'traceparent', t.traceparent,
-    'variables', t.variables, 'result', f.result,
-    'retries', coalesce(o.retries, f.retries), 'attempt', coalesce(o.attempt, f.attempt),
+    'variables', coalesce(p.variables, t.variables), 'result', f.result,
+    'retries', coalesce(o.retries, f.retries), 'failures', coalesce(o.failures, f.failures),
+    'attempt', coalesce(o.attempt, f.attempt),
     'workerId', coalesce(o.worker_id, f.worker_id),
     'lockExpiresAt', CASE o.state WHEN 'locked' THEN o.lock_expires_at END,
     'callbackExpiresAt', CASE o.state WHEN 'awaiting' THEN o.lock_expires_at END,
@@ -22,7 +25,11 @@ SELECT i.id, coalesce(f.state IS NOT NULL, false) AS is_finished, concat(left(js
     'errorCode', coalesce(o.error_code, f.error_code),
     'errorMessage', coalesce(o.error_message, f.error_message),
     'errorDetails', coalesce(o.error_details, f.error_details)
-)::text, -1), ',', coalesce(fetchlock.reported(i.id, $1), '"progress":null'), '}') AS task
+)::text, -1),
+    CASE WHEN o.retries_set THEN ',"retriesSet":true' END,
+    ',"variableTypes":' || nullif(coalesce(p.variable_types, t.variable_types)::text, '{}'),
+    ',"resultTypes":' || nullif(f.result_types::text, '{}'),
+    ',', coalesce(fetchlock.reported(i.id, $1), '"progress":null'), '}') AS task
 FROM unnest($2::uuid[]) WITH ORDINALITY AS i (id, place)
 CROSS JOIN LATERAL (
     SELECT * FROM fetchlock.task t WHERE t.id = i.id AND t.shard = $1 LIMIT 1) t
@@ -30,6 +37,9 @@ LEFT JOIN LATERAL (
     SELECT * FROM fetchlock.open_task o WHERE o.id = i.id AND o.shard = $1 LIMIT 1) o ON true
 LEFT JOIN LATERAL (
     SELECT * FROM fetchlock.outcome f WHERE f.id = i.id AND f.shard = $1 LIMIT 1) f ON true
+LEFT JOIN LATERAL (
+    SELECT p.variables, p.variable_types FROM fetchlock.progress p
+    WHERE p.id = i.id AND p.shard = $1 LIMIT 1) p ON true
 CROSS JOIN LATERAL (
     SELECT * FROM fetchlock.lane l
     WHERE l.lane_id = coalesce(o.lane_id, f.lane_id, t.lane_id) AND l.shard = $1 LIMIT 1) l

@@ -4,11 +4,15 @@
 -- Two brokers at once may overshoot by what each of them makes: the limit is there
 -- to stop a mistake, not to be a count.
 WITH wanted AS (
-    SELECT DISTINCT f.topic, coalesce(f."processDefinitionId", '') AS process_definition_id,
+    SELECT DISTINCT f.topic, coalesce(f."tenantId", '') AS tenant_id,
+           coalesce(f."processDefinitionId", '') AS definition_id,
+           coalesce(f."processDefinitionKey", '') AS definition_key,
+           coalesce(f."processDefinitionVersionTag", '') AS version_tag,
            coalesce(f.priority, 0) AS priority
     FROM unnest($2::json[]) AS r (body)
     CROSS JOIN LATERAL json_to_recordset(r.body -> 'tasks')
-        AS f (topic text, priority integer, "processDefinitionId" text)
+        AS f (topic text, priority integer, "tenantId" text, "processDefinitionId" text,
+              "processDefinitionKey" text, "processDefinitionVersionTag" text)
     WHERE char_length(f.topic) <= $3
 ), judged AS (
     SELECT w.*, p.taken, p.known,
@@ -18,12 +22,14 @@ WITH wanted AS (
         SELECT count(DISTINCT l.priority) AS taken,
                coalesce(bool_or(l.priority = w.priority), false) AS known
         FROM fetchlock.lane l
-        WHERE l.topic = w.topic AND l.tenant_id = '' AND l.shard = $1
+        WHERE l.topic = w.topic AND l.shard = $1
     ) p
 )
-INSERT INTO fetchlock.lane (topic, process_definition_id, priority, shard)
-SELECT topic, process_definition_id, priority, $1 FROM judged
+INSERT INTO fetchlock.lane (
+    topic, tenant_id, process_definition_id, process_definition_key,
+    process_definition_version_tag, priority, shard)
+SELECT topic, tenant_id, definition_id, definition_key, version_tag, priority, $1 FROM judged
 WHERE known OR taken + nth <= $4
 -- Sorted, so that two brokers that make the same lanes wait for each other in one order.
-ORDER BY topic, process_definition_id, priority
+ORDER BY topic, tenant_id, definition_id, definition_key, version_tag, priority
 ON CONFLICT DO NOTHING;

@@ -10,7 +10,7 @@
 WITH floor AS MATERIALIZED (
     SELECT coalesce(now() - interval '1 millisecond' * $2, '-infinity') AS instant
 ), expired AS MATERIALIZED (
-    SELECT t.id, t.expiries + CASE
+    SELECT t.id, t.retries, t.expiries + CASE
                WHEN t.lock_expires_at - t.locked_at < interval '1 second' THEN 0 ELSE 1
            END AS expiries
     FROM fetchlock.open_task t
@@ -27,14 +27,17 @@ WITH floor AS MATERIALIZED (
     ORDER BY t.available_at LIMIT $3
     FOR UPDATE SKIP LOCKED
 ), poisonous AS MATERIALIZED (
-    SELECT coalesce(array_agg(id), '{}') AS ids FROM expired WHERE expiries >= $4
+    -- Those that expired too often, and those to which an operator left no retries meanwhile.
+    SELECT coalesce(array_agg(id) FILTER (WHERE expiries >= $4), '{}') AS ids,
+           coalesce(array_agg(id) FILTER (WHERE expiries >= $4 OR retries = 0), '{}') AS failed
+    FROM expired
 ), promoted AS (
     UPDATE fetchlock.open_task t SET state = 'ready'
     WHERE t.id = ANY (ARRAY(SELECT id FROM due)) AND t.shard = $1
     RETURNING t.lane_id, t.position
 ), released AS (
     UPDATE fetchlock.open_task t
-    SET state = CASE WHEN t.id = ANY (poisonous.ids) THEN 'failed'::fetchlock.open_state
+    SET state = CASE WHEN t.id = ANY (poisonous.failed) THEN 'failed'::fetchlock.open_state
                      ELSE 'ready' END,
         error_code = CASE WHEN t.id = ANY (poisonous.ids) THEN 'poison' ELSE t.error_code END,
         error_message = CASE
@@ -43,6 +46,7 @@ WITH floor AS MATERIALIZED (
             ELSE t.error_message END,
         expiries = t.expiries + CASE
             WHEN t.lock_expires_at - t.locked_at < interval '1 second' THEN 0 ELSE 1 END,
+        lost_by = t.worker_id, lost_token = t.lock_token,
         worker_id = NULL, lock_token = NULL, locked_at = NULL, lock_expires_at = NULL
     FROM poisonous
     WHERE t.id = ANY (ARRAY(SELECT id FROM expired)) AND t.shard = $1

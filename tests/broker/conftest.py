@@ -130,6 +130,8 @@ _NAMES = {
         for path in (SQL_ROOT / "queries").glob("*.sql")
     },
     _skeleton(queries.CREATE_UNLOCKED): "create",
+    _skeleton(queries.FETCH_AND_LOCK): "fetch_and_lock",
+    _skeleton(queries.FETCH_AND_LOCK_FILTERED): "fetch_and_lock filtered",
 }
 
 

@@ -7,30 +7,27 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from hypothesis import strategies as st
 
 from broker.errors import CallbackExpired, Conflict, LockLost
 from broker.task import FINISHED, TRANSITIONS, State
+from tests.broker.said import Said
 from tests.factories import TaskJson
-
-LATER_MS: Final = 3_600_000
-"""Nothing happens by itself during the walk: what becomes due is made due."""
 
 STORED: Final = """
     SELECT id::text, count(*) AS rows, min(state) AS state, min(retries) AS retries,
            min(attempt) AS attempt, min(failures) AS failures, min(expiries) AS expiries,
            min(worker_id) AS worker_id, min(lock_token::text) AS lock_token,
-           bool_or(called_back) AS called_back,
+           min(lost_token::text) AS lost_token, bool_or(called_back) AS called_back,
            bool_or(cancel_requested) AS cancel_requested, min(result) AS result
     FROM (
         SELECT id, state::text, retries, attempt, failures, expiries, worker_id, lock_token,
-               called_back, cancel_requested,
+               lost_token, called_back, cancel_requested,
                (SELECT c.own_result::text FROM fetchlock.callback c
                 WHERE c.id = o.id AND c.lock_token = o.lock_token AND o.state = 'awaiting') AS result
         FROM fetchlock.open_task o WHERE id = ANY ($1::uuid[])
         UNION ALL
         SELECT id, state::text, retries, attempt, failures, expiries, worker_id, lock_token,
-               false, false, result::text
+               NULL, false, false, result::text
         FROM fetchlock.outcome WHERE id = ANY ($1::uuid[])
     ) t GROUP BY id
 """
@@ -44,19 +41,7 @@ class Lock(NamedTuple):
     token: str | None
 
 
-class Said(NamedTuple):
-    """A verb, and what it says of the task."""
-
-    verb: str
-    members: TaskJson
-
-    @property
-    def wants(self) -> State | None:
-        """The end that the verb brings about."""
-        ends = {"complete": State.COMPLETED, "bpmn_error": State.BPMN_ERROR}
-        return ends.get(self.verb)
-
-
+OPERATORS: Final = {"cancel", "retries", "retry_timeout", "priority"}
 _CLOSED_BY_A_CALLBACK: Final = {"complete", "bpmn_error", "fail", "unlock"}
 """They are refused once the callback of a task that is still locked has come."""
 
@@ -74,6 +59,8 @@ class Known:
     failures: int = 0
     expiries: int = 0
     lock: Lock | None = None
+    lost: Lock | None = None
+    """The last lock, if it has run out and nobody has had the task since."""
     end: tuple[Lock, TaskJson] | None = None
     result: TaskJson | None = None
     cancel_requested: bool = False
@@ -96,15 +83,17 @@ class Known:
             and row["called_back"] == (self.called_back is not None)
             and (self.lock is None or self.lock.worker_id == row["worker_id"])
             and (token is None or token == row["lock_token"])
+            and (self.state is not State.READY or self._lost_token == row["lost_token"])
             and (result is None or result == msgspec.json.decode(row["result"]))
         )
 
-    def is_held(self, lock: Lock) -> bool:
-        return self.lock is not None and lock in (self.lock, Lock(self.lock.worker_id, None))
+    @property
+    def _lost_token(self) -> str | None:
+        return self.lost.token if self.lost else None
 
     def says(self, said: Said, lock: Lock) -> tuple[str, Known]:
         """The answer to whoever says it, under a lock if need be, and the task afterwards."""
-        if said.verb in ("cancel", "retries", "retry_timeout"):
+        if said.verb in OPERATORS:
             return self.operator_says(said)
         if said.verb == "callback":
             return self.outsider_says(said, lock.token)
@@ -112,13 +101,14 @@ class Known:
 
     def worker_says(self, said: Said, lock: Lock) -> tuple[str, Known]:
         """The answer to a worker, and the task afterwards."""
-        if self.state not in TRANSITIONS[said.verb] or not self._obeys(said.verb, lock):
+        if self.state not in TRANSITIONS[said.verb] or not self._obeys(said, lock):
             return self._refusal(said, lock), self
-        assert self.lock is not None
+        holder = self.lock or self.lost
         match said.verb:
             case "complete" | "bpmn_error":
                 assert said.wants is not None
-                end = self.lock, said.members
+                assert holder is not None
+                end = holder, said.content
                 after = self._to(said.wants, end=end, result=said.members.get("variables", {}))
             case "fail":
                 retries = said.members.get("retries", max(self.retries - 1, 0))
@@ -128,12 +118,13 @@ class Known:
                 state = State.CANCELLED if self.cancel_requested else state
                 after = self._to(state, retries=retries, failures=self.failures + 1)
             case "unlock":
-                after = self._to(State.CANCELLED if self.cancel_requested else State.READY)
+                after = self._unlocked()
             case "callback_url":
                 after = dataclasses.replace(self, has_url=True)
             case "hand_over":
+                assert holder is not None
                 after = dataclasses.replace(
-                    self, state=State.AWAITING, lock=None, handed_over=self.lock.token,
+                    self, state=State.AWAITING, lock=None, handed_over=holder.token,
                     own_result=said.members.get("variables", {}),
                 )  # fmt: skip
                 if self.called_back is not None or self.cancel_requested:
@@ -142,15 +133,26 @@ class Known:
                 after = self
         return "done", after
 
-    def _obeys(self, verb: str, lock: Lock) -> bool:
-        if verb in _CLOSED_BY_A_CALLBACK and self.called_back is not None:
+    def _unlocked(self) -> Known:
+        if self.state is not State.LOCKED:
+            return dataclasses.replace(self, lost=None)
+        state = State.READY if self.retries else State.FAILED
+        return self._to(State.CANCELLED if self.cancel_requested else state)
+
+    def _obeys(self, said: Said, lock: Lock) -> bool:
+        if said.verb in _CLOSED_BY_A_CALLBACK and self.called_back is not None:
             return False
-        return self.is_held(lock) and (verb != "heartbeat" or lock.token is not None)
+        if said.members.get("whoever"):
+            return True
+        holder = self.lost if said.members.get("acceptsLate") and self.lost else self.lock
+        if holder is None or lock not in (holder, Lock(holder.worker_id, None)):
+            return False
+        return said.verb != "heartbeat" or lock.token is not None
 
     def _refusal(self, said: Said, lock: Lock) -> str:
         if said.verb == "hand_over" and self.handed_over and self.handed_over == lock.token:
             return "done"
-        if self.end and self.state == said.wants and said.members == self.end[1]:
+        if self.end and self.state == said.wants and said.content == self.end[1]:
             ended_by = self.end[0]
             if lock in (ended_by, Lock(ended_by.worker_id, None)):
                 return "replayed"
@@ -165,16 +167,36 @@ class Known:
                 after = dataclasses.replace(self, cancel_requested=True)
             case "cancel":
                 after = self._to(State.CANCELLED)
-            case "retries":
+            case "priority":
                 after = dataclasses.replace(self, **said.members)
-                if self.state is State.FAILED:
-                    after = dataclasses.replace(
-                        after, state=State.READY, expiries=0, has_timeout=False
-                    )
+            case "retries":
+                after = self._with_retries(said.members["retries"])
             case _:
                 state = State.DELAYED if said.members["retry_timeout_ms"] else State.READY
                 after = dataclasses.replace(self, state=state)
         return "done", after
+
+    def _with_retries(self, retries: int) -> Known:
+        after = dataclasses.replace(self, retries=retries)
+        if not retries and self.state in (State.DELAYED, State.READY):
+            return dataclasses.replace(after, state=State.FAILED)
+        if retries and self.state is State.FAILED:
+            return dataclasses.replace(
+                after, state=State.READY, expiries=0, has_timeout=False, lost=None
+            )
+        return after
+
+    def locked_by(self, worker_id: str, token: str | None) -> tuple[str, Known]:
+        """The answer to a worker that wants this very task, and the task afterwards."""
+        match self.state:
+            case State.READY:
+                return "done", self.fetched(Lock(worker_id, token))
+            case State.LOCKED if self.called_back is not None:
+                return LockLost.code, self
+            case State.LOCKED:
+                assert self.lock is not None
+                return ("done" if self.lock.worker_id == worker_id else LockLost.code), self
+        return Conflict.code, self
 
     def outsider_says(self, said: Said, token: str | None) -> tuple[str, Known]:
         """The answer to a callback, and the task afterwards."""
@@ -194,12 +216,14 @@ class Known:
         return CallbackExpired.code if token else Conflict.code, self
 
     def fetched(self, lock: Lock) -> Known:
-        return dataclasses.replace(self, state=State.LOCKED, lock=lock, attempt=self.attempt + 1)
+        return dataclasses.replace(
+            self, state=State.LOCKED, lock=lock, lost=None, attempt=self.attempt + 1
+        )
 
     def expired(self, expiries_max: int) -> Known:
         expiries = self.expiries + 1
-        state = State.FAILED if expiries >= expiries_max else State.READY
-        return self._to(state, expiries=expiries)
+        is_over = expiries >= expiries_max or not self.retries
+        return self._to(State.FAILED if is_over else State.READY, expiries=expiries, lost=self.lock)
 
     def settled(self, *, is_overdue: bool = False) -> Known:
         """The task once something that is not its lock has run out, or can be applied."""
@@ -216,68 +240,8 @@ class Known:
 
     def _to(self, state: State, **changes: Any) -> Known:
         handed_over = self.handed_over if state in FINISHED else None
-        return dataclasses.replace(
-            self, state=state, lock=None, handed_over=handed_over, has_url=False,
-            called_back=None, cancel_requested=False, own_result=None, **changes,
-        )  # fmt: skip
-
-
-BROKERS = st.integers(0, 1)
-PICKS = st.integers(0, 9_999)
-WORKERS = st.sampled_from(["w1", "w2"])
-WISHES = st.tuples(  # Of a new task: its priority, whether it is delayed, retries, a timeout.
-    st.sampled_from([0, 0, 5]), st.sampled_from([False, False, True]),
-    st.integers(1, 3), st.booleans(),
-)  # fmt: skip
-WORKER_VERBS = st.one_of(
-    st.builds(Said, st.just("complete"), st.fixed_dictionaries({"variables": st.sampled_from([{}, {"a": 1}])})),
-    st.builds(Said, st.just("bpmn_error"), st.fixed_dictionaries({"errorCode": st.sampled_from("EF")})),
-    st.builds(
-        Said,
-        st.just("fail"),
-        st.fixed_dictionaries(
-            {"errorMessage": st.just("m"), "retryTimeoutMs": st.sampled_from([0, LATER_MS])},
-            optional={"retries": st.sampled_from([0, 1, 3])},
-        ),
-    ),
-    st.builds(Said, st.just("extend_lock"), st.just({"lockDurationMs": LATER_MS})),
-    st.builds(Said, st.just("unlock"), st.just({})),
-    st.builds(Said, st.just("callback_url"), st.just({"timeoutMs": LATER_MS})),
-    st.builds(
-        Said,
-        st.just("hand_over"),
-        st.fixed_dictionaries(
-            {"timeoutMs": st.just(LATER_MS)},
-            optional={"variables": st.just({"own": 1, "both": 1})},
-        ),
-    ),
-    st.builds(
-        Said,
-        st.just("heartbeat"),
-        st.fixed_dictionaries(
-            {},
-            optional={
-                "sequence": st.integers(1, 3),
-                "percent": st.just(50),
-                "logs": st.sampled_from([[], ["a"], ["b", "c"]]),
-                "checkpoint": st.just({"n": 1}),
-            },
-        ),
-    ),
-)  # fmt: skip
-OUTSIDE_VERBS = st.builds(
-    Said,
-    st.just("callback"),
-    st.fixed_dictionaries(
-        {"isSuccess": st.booleans()}, optional={"output": st.just({"theirs": 2, "both": 2})}
-    ),
-)
-OPERATOR_VERBS = st.one_of(
-    st.just(Said("cancel", {})),
-    st.builds(Said, st.just("retries"), st.fixed_dictionaries({"retries": st.integers(0, 3)})),
-    st.builds(
-        Said,
-        st.just("retry_timeout"),
-        st.fixed_dictionaries({"retry_timeout_ms": st.sampled_from([0, LATER_MS])}),
-    ),
-)
+        cleared: dict[str, Any] = {
+            "lock": None, "lost": None, "has_url": False, "called_back": None,
+            "cancel_requested": False, "own_result": None,
+        }  # fmt: skip
+        return dataclasses.replace(self, state=state, handed_over=handed_over, **cleared | changes)

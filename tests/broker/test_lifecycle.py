@@ -9,17 +9,13 @@ must then say what the model says, and both what `task.TRANSITIONS` allows.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-import anyio
-import asyncpg
 import msgspec
 import pytest
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import start_blocking_portal
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -30,25 +26,23 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from broker.core import Core, open_core
-from broker.errors import BrokerError
+from broker.core import open_core
 from broker.settings import Settings
 from broker.store import Results
 from broker.task import API_STATES, FINISHED, TRANSITIONS, State
-from tests.broker.known import (
+from tests.broker.known import STORED, Known, Lock
+from tests.broker.said import (
     BROKERS,
     LATER_MS,
     OPERATOR_VERBS,
     OUTSIDE_VERBS,
     PICKS,
-    STORED,
     WISHES,
     WORKER_VERBS,
     WORKERS,
-    Known,
-    Lock,
     Said,
 )
+from tests.broker.world import World, connected
 from tests.eventually import eventually
 from tests.factories import (
     TaskJson,
@@ -58,7 +52,6 @@ from tests.factories import (
     make_due,
     overrun,
     poll,
-    request,
     run_out,
     subscribe,
 )
@@ -69,22 +62,6 @@ _OPEN_MAX: Final = 4
 """So that most steps are about tasks that have got somewhere."""
 
 _HELD: Final = (State.LOCKED, State.AWAITING)
-
-
-class World:
-    """Two brokers, one database, and a connection beside them, for all walks."""
-
-    def __init__(
-        self, portal: BlockingPortal, brokers: list[Core], connection: asyncpg.Connection
-    ) -> None:
-        self.portal = portal
-        self.brokers = brokers
-        self.connection = connection
-        self.walks = itertools.count(1)
-        self.steps = 0
-
-    def run(self, work: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-        return self.portal.call(work, *args)
 
 
 class Lifecycle(RuleBasedStateMachine):
@@ -151,14 +128,32 @@ class Lifecycle(RuleBasedStateMachine):
         assert (task["workerId"], task["retries"]) == (worker_id, known.retries)
         self.known[task["id"]] = known
 
+    @rule(broker=BROKERS, worker_id=WORKERS, pick=PICKS)
+    def lock(self, broker: int, worker_id: str, pick: int) -> None:
+        """This very task, or a longer lock on it."""
+        if (task_id := self._any_task(pick)) is None:
+            return
+        answer, token = self.world.run(self.world.lock, broker, task_id, worker_id)
+        before = self.known[task_id]
+        expected, after = before.locked_by(worker_id, token)
+        assert answer == expected
+        self._goes_on(task_id, "lock", after)
+        if after.lock is not None and after.lock != before.lock:
+            assert after.lock not in self.locks[task_id]
+            self.locks[task_id].append(after.lock)
+
     def _in(self, *states: State) -> list[str]:
         return [task_id for task_id, known in self.known.items() if known.state in states]
 
     def _any_task(self, pick: int) -> str | None:
-        """A task, mostly one that somebody has. No draw may depend on how a race came out."""
-        if not self._in(*_HELD) and self._in(State.READY):
+        """A task, mostly one that somebody has, or has lost.
+
+        No draw may depend on how a race came out.
+        """
+        lost = [task_id for task_id, known in self.known.items() if known.lost]
+        if not self._in(*_HELD) and not lost and self._in(State.READY):
             self.fetch(0, "w1", 4)
-        pool = [*self._in(*_HELD) * 9, *self.known]
+        pool = [*(self._in(*_HELD) + lost) * 9, *self.known]
         return pool[pick % len(pool)] if pool else None
 
     @rule(broker=BROKERS, said=WORKER_VERBS, pick=PICKS, key=PICKS)
@@ -167,7 +162,7 @@ class Lifecycle(RuleBasedStateMachine):
             return
         lock = self._key_to(task_id, key)
         expected, after = self.known[task_id].worker_says(said, lock)
-        answer = self.world.run(self._say, broker, said, task_id, lock)
+        answer = self.world.run(self.world.say, broker, said, task_id, lock)
         assert answer == expected
         self._goes_on(task_id, said.verb, after)
 
@@ -178,7 +173,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     def _operate(self, task_id: str, broker: int, said: Said) -> None:
         expected, after = self.known[task_id].operator_says(said)
-        assert self.world.run(self._say_as_operator, broker, said, task_id) == expected
+        assert self.world.run(self.world.say_as_operator, broker, said, task_id) == expected
         self._goes_on(task_id, said.verb, after)
 
     @rule(broker=BROKERS, said=OUTSIDE_VERBS, pick=PICKS, key=PICKS)
@@ -187,7 +182,7 @@ class Lifecycle(RuleBasedStateMachine):
             return
         lock = self._key_to(task_id, key)
         expected, after = self.known[task_id].outsider_says(said, lock.token)
-        assert self.world.run(self._say, broker, said, task_id, lock) == expected
+        assert self.world.run(self.world.say, broker, said, task_id, lock) == expected
         self._goes_on(task_id, said.verb, after)
 
     @rule(
@@ -209,50 +204,19 @@ class Lifecycle(RuleBasedStateMachine):
         second, then = before.says(other, lock)
         first, then = then.says(one, lock)
         outcomes.append(((first, second), then))
-        answers = self.world.run(self._say_both, task_id, lock, one, other)
+        answers = self.world.run(self.world.say_both, task_id, lock, one, other)
         stored = self.world.run(self._stored)[task_id]
         possible = [then for told, then in outcomes if told == answers and then.is_as(stored)]
         assert possible, answers
         self.known[task_id] = possible[0]
 
-    async def _say_both(self, task_id: str, lock: Lock, one: Said, other: Said) -> tuple[str, str]:
-        answers = ["", ""]
-
-        async def say(place: int, said: Said) -> None:
-            if said.verb in ("cancel", "retries", "retry_timeout"):
-                answers[place] = await self._say_as_operator(place, said, task_id)
-            else:
-                answers[place] = await self._say(place, said, task_id, lock)
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(say, 0, one)
-            group.start_soon(say, 1, other)
-        return answers[0], answers[1]
-
     def _key_to(self, task_id: str, key: int) -> Lock:
         """Mostly the task's last lock, or else whatever one may try."""
-        worker_id = (self.known[task_id].lock or Lock("w1", None)).worker_id
+        known = self.known[task_id]
+        worker_id = (known.lock or known.lost or Lock("w1", None)).worker_id
         keys = [Lock(worker_id, None), Lock("w1", None), Lock("w3", None)]
         keys += self.locks[task_id][-2:] + self.locks[task_id][-1:] * 4
         return keys[-1 - key % len(keys)]
-
-    async def _say(self, broker: int, said: Said, task_id: str, lock: Lock) -> str:
-        task = {"id": task_id} | ({"lockToken": lock.token} if lock.token else {}) | said.members
-        verb = getattr(self.world.brokers[broker], said.verb)
-        results = await verb(request(lock.worker_id, task, lockDurationMs=LATER_MS))
-        [answer] = decoded(results.body)
-        if answer.get("replayed"):
-            return "replayed"
-        return str(answer.get("code") or answer["outcome"])
-
-    async def _say_as_operator(self, broker: int, said: Said, task_id: str) -> str:
-        verb = getattr(self.world.brokers[broker], said.verb)
-        members = {"reason": None} if said.verb == "cancel" else said.members
-        try:
-            msgspec.json.decode(await verb(task_id, **members))
-        except BrokerError as error:
-            return error.code
-        return "done"
 
     def _goes_on(self, task_id: str, verb: str, after: Known) -> None:
         before = self.known[task_id]
@@ -350,7 +314,7 @@ class Lifecycle(RuleBasedStateMachine):
                 said = Said("callback", {"isSuccess": True})
                 expected, after = known.outsider_says(said, known.handed_over)
                 lock = Lock("", known.handed_over)
-                assert self.world.run(self._say, 1, said, task_id, lock) == expected
+                assert self.world.run(self.world.say, 1, said, task_id, lock) == expected
                 self._goes_on(task_id, said.verb, after)
             case State.LOCKED:
                 assert known.lock is not None
@@ -360,7 +324,7 @@ class Lifecycle(RuleBasedStateMachine):
                 )
                 expected, after = known.worker_says(said, known.lock)
                 assert expected == "done"
-                answer = self.world.run(self._say, 1, said, task_id, known.lock)
+                answer = self.world.run(self.world.say, 1, said, task_id, known.lock)
                 assert answer == expected
                 self._goes_on(task_id, said.verb, after)
 
@@ -387,13 +351,3 @@ def test_a_random_walk_over_two_brokers(database_url: str) -> None:
             ),
         )
     assert Lifecycle.world.steps >= 1_000
-
-
-@asynccontextmanager
-async def connected(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection beside those of the brokers."""
-    connection = await asyncpg.connect(database_url)
-    try:
-        yield connection
-    finally:
-        connection.terminate()

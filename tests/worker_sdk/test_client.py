@@ -65,6 +65,8 @@ VERBS: dict[str, Callable[[Client], Awaitable[Any]]] = {
             traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
             execution_timeout_ms=600_000,
             total_timeout_ms=86_400_000,
+            process_definition_version_tag="v7",
+            tenant_id="tenant-1",
         ),
         wait_s=9.5,
     ),
@@ -86,10 +88,19 @@ VERBS: dict[str, Callable[[Client], Awaitable[Any]]] = {
     ),
     "fail": lambda client: client.fail(
         TASK,
-        Failure("Payment gateway timeout", retries=2, retry_after=5, details="Traceback …"),
+        Failure(
+            "Payment gateway timeout",
+            retries=2,
+            retry_after=5,
+            details="Traceback …",
+            variables={"gateway": "eu-2"},
+        ),
     ),
     "fail_batch": lambda client: client.fail_batch(
-        [(TASK, Failure("Payment gateway timeout")), (OTHER, Failure("gone", retries=0))]
+        [
+            (TASK, Failure("Payment gateway timeout", variables={"gateway": "eu-2"})),
+            (OTHER, Failure("gone", retries=0)),
+        ]
     ),
     "bpmn_error": lambda client: client.bpmn_error(
         TASK, BpmnError("CARD_DECLINED", "insufficient funds", variables={"balance": 3})
@@ -120,6 +131,13 @@ VERBS: dict[str, Callable[[Client], Awaitable[Any]]] = {
     ),
     "retry_timeout": lambda client: client.retry_timeout(ID, 60_000),
     "retries": lambda client: client.retries(ID, 2),
+    "priority": lambda client: client.priority(ID, 9),
+    "lock": lambda client: client.lock(Task(id=ID, topic="t", attempt=3), WORKER, 60_000),
+    "variables": lambda client: client.variables(
+        ID, {"amount": 13, "orderNumber": HUGE}, deletions=["customer"]
+    ),
+    "late_work": lambda client: client.late_work("validatePayment", is_accepted=True),
+    "forget_late_work": lambda client: client.forget_late_work("validatePayment"),
     "cancel": lambda client: client.cancel(ID, "ordered twice"),
     "subtext": lambda client: client.subtext(ID, "Completed with 90/100 passing"),
     "drain": lambda client: client.drain(WORKER),
@@ -174,7 +192,9 @@ async def test_locked_tasks_are_read_whole(scripted: Scripted, client: Client) -
     assert (task.state, task.worker_id, task.lock_token) == ("LOCKED", WORKER, TASK.lock_token)
     assert task.lock_expires_at == at(10, 0, 40.5)
     assert (task.business_key, task.process_definition_key) == ("order-4711", "payment")
+    assert (task.process_definition_version_tag, task.tenant_id) == ("v7", "tenant-1")
     assert task.traceparent == "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    assert (task.failures, bare.failures) == (0, 1)
     assert (bare.attempt, bare.business_key, bare.error_message) == (2, None, "gateway timeout")
 
 
@@ -294,6 +314,25 @@ async def test_callback_url_and_hand_over_tell_where_and_until_when(
     assert callback.expires_at == at(11, 0)
     handed_over = await ask("hand_over", scripted, client)
     assert (handed_over.state, handed_over.url) == ("AWAITING", callback.url)
+
+
+async def test_a_locked_task_is_one_to_work_on(scripted: Scripted, client: Client) -> None:
+    task = await ask("lock", scripted, client)
+    assert (task.id, task.state, task.attempt) == (ID, "LOCKED", 3)
+    assert (task.worker_id, task.lock_token) == (WORKER, TASK.lock_token)
+    assert task.lock_expires_at == at(10, 1)
+    scripted.will_answer(204, b"")
+    await client.complete(task)
+    body = scripted.requests[-1]["body"]
+    assert body == {"workerId": WORKER, "lockToken": TASK.lock_token}
+
+
+async def test_topics_cannot_leave_their_place_in_the_path(
+    scripted: Scripted, client: Client
+) -> None:
+    scripted.will_answer(204, b"")
+    await client.forget_late_work("a/b?c")
+    assert scripted.requests[0]["path"] == "/api/topics/a%2Fb%3Fc/late-work"
 
 
 async def test_log_is_read_in_pages(scripted: Scripted, client: Client) -> None:

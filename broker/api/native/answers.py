@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 State = Literal["CREATED", "LOCKED", "AWAITING", "COMPLETED", "BPMN_ERROR", "FAILED", "CANCELLED"]
 JsonObject = dict[str, Any]
+Types = dict[str, JsonObject]
 Count = Annotated[int, Meta(ge=0)]
 
 
@@ -39,12 +40,17 @@ class Task(Answer, kw_only=True):
     process_instance_id: str | None
     process_definition_id: str | None
     process_definition_key: str | None
+    process_definition_version_tag: str | None
     activity_id: str | None
     tenant_id: str | None
     traceparent: str | None
     variables: JsonObject
     result: JsonObject | None
     retries: Annotated[Count, Meta(description="Failures it may still have.")]
+    retries_set: Annotated[
+        Literal[True] | UnsetType, Meta(description="Somebody said how many retries it has.")
+    ] = UNSET
+    failures: Annotated[Count, Meta(description="Times a worker said it could not be done.")]
     attempt: Annotated[Count, Meta(description="Times it was locked.")]
     worker_id: str | None
     lock_expires_at: datetime | None
@@ -62,6 +68,11 @@ class Task(Answer, kw_only=True):
     checkpoint: Annotated[
         Any | UnsetType, Meta(description="Any JSON but null. Absent: there is none.")
     ] = UNSET
+
+    variable_types: Annotated[
+        Types | UnsetType, Meta(description="Of typed variables: what plain JSON does not show.")
+    ] = UNSET
+    result_types: Annotated[Types | UnsetType, Meta(description="The same of the result.")] = UNSET
 
 
 class LockedTask(Task, kw_only=True):
@@ -106,6 +117,19 @@ class Redriven(Answer):
     state: State
     retries: Count
     available_at: datetime | None
+
+
+class Prioritized(Answer):
+    """The task has this priority now."""
+
+    priority: int
+
+
+class Locked(Answer):
+    """The lock that the worker has on the task."""
+
+    lock_token: str
+    lock_expires_at: datetime
 
 
 class Cancelled(Answer):

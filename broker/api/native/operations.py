@@ -37,6 +37,9 @@ IN_PATHS: Final = {
     "workerId": _parameter(
         "path", "workerId", {"type": "string", "minLength": 1, "maxLength": 255}, required=True
     ),
+    "topic": _parameter(
+        "path", "topic", {"type": "string", "minLength": 1, "maxLength": 255}, required=True
+    ),
     "token": _parameter("path", "token", _TEXT, required=True),
 }
 _SEARCH: Final[dict[str, Json]] = {
@@ -123,6 +126,11 @@ OPERATIONS: Final = {
     "retries": Operation(
         "Set the retries; redrive a failed task", wire.Retries, {200: answers.Redriven}, _HELD
     ),
+    "priority": Operation(
+        "Move a task to another priority", wire.Priority, {200: answers.Prioritized}, _HELD
+    ),
+    "lock": Operation("Lock one task", wire.Lock, {200: answers.Locked}, _HELD),
+    "variables": Operation("Set variables of a task", wire.SetVariables, {204: None}, _HELD),
     "cancel": Operation(
         "Cancel a task, or ask its worker to", wire.Cancel, {200: answers.Cancelled}, _HELD
     ),
@@ -169,5 +177,11 @@ OPERATIONS: Final = {
     ),
     "drain": Operation("Ask a worker to stop in good order", None, {204: None}, (422,)),
     "undrain": Operation("Ask that no more", None, {204: None}, (422,)),
+    "late_work": Operation(
+        "Say whether work on a topic is welcome after its lock ran out", wire.LateWork, {204: None}
+    ),
+    "forget_late_work": Operation(
+        "Leave that to what the dialect is used to", None, {204: None}, (422,)
+    ),
 }
 """By the verb's name in `ROUTES`."""

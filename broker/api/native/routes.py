@@ -22,17 +22,19 @@ from broker.api.native.parameters import (
     of_task,
     preferred_wait_s,
     task_id,
+    topic,
     with_unique_key,
 )
 from broker.api.native.replies import done, replayed, told
 from broker.api.problem import only_result
 from broker.core import Core
 from broker.dispatcher import Subscription
-from broker.store import Results
+from broker.store import NewVariables, Results
 from broker.task import API_STATES, FINISHED
 
 ROOT: Final = "/api/external-tasks"
 WORKERS: Final = "/api/workers"
+TOPICS: Final = "/api/topics"
 
 # The order is the router's: the verbs that workers live on come first, and a fixed
 # path before one that would take its last word for an id.
@@ -52,6 +54,9 @@ ROUTES: Final = (
     ("POST", f"{ROOT}/{{id}}/unlock", "unlock"),
     ("POST", f"{ROOT}/{{id}}/retry-timeout", "retry_timeout"),
     ("POST", f"{ROOT}/{{id}}/retries", "retries"),
+    ("POST", f"{ROOT}/{{id}}/priority", "priority"),
+    ("POST", f"{ROOT}/{{id}}/lock", "lock"),
+    ("POST", f"{ROOT}/{{id}}/variables", "variables"),
     ("POST", f"{ROOT}/{{id}}/cancel", "cancel"),
     ("GET", f"{ROOT}/{{id}}", "get_task"),
     ("PUT", f"{ROOT}/{{id}}/subtext", "subtext"),
@@ -63,6 +68,8 @@ ROUTES: Final = (
     ("POST", "/api/external-events/callback/", "external_event"),
     ("PUT", f"{WORKERS}/{{workerId}}/drain", "drain"),
     ("DELETE", f"{WORKERS}/{{workerId}}/drain", "undrain"),
+    ("PUT", f"{TOPICS}/{{topic}}/late-work", "late_work"),
+    ("DELETE", f"{TOPICS}/{{topic}}/late-work", "forget_late_work"),
 )
 """Method, path, and the verb's name, which is its method below."""
 
@@ -85,6 +92,12 @@ class _Seen(msgspec.Struct):
     state: str
 
 
+class _Given(msgspec.Struct):
+    """The variables as they came: not every number in them would survive being read."""
+
+    variables: msgspec.Raw
+
+
 class Native:
     """The verbs over one core."""
 
@@ -104,6 +117,10 @@ class Native:
         self._unlock = Body(wire.Unlock, settings)
         self._retry_timeout = Body(wire.RetryTimeout, settings)
         self._retries = Body(wire.Retries, settings)
+        self._priority = Body(wire.Priority, settings)
+        self._lock = Body(wire.Lock, settings)
+        self._variables = Body(wire.SetVariables, settings)
+        self._late_work = Body(wire.LateWork, settings)
         self._cancel = Body(wire.Cancel, settings)
         # The verbs of long work, with no call in between.
         long_work = LongWork(core)
@@ -186,7 +203,36 @@ class Native:
 
     async def retries(self, call: Call) -> Reply:
         wish, _ = await call.read(self._retries)
-        return Reply(200, await self._core.retries(task_id(call), wish.retries))
+        return Reply(200, await self._core.retries([task_id(call)], wish.retries))
+
+    async def priority(self, call: Call) -> Reply:
+        wish, _ = await call.read(self._priority)
+        return Reply(200, await self._core.priority(task_id(call), wish.priority))
+
+    async def lock(self, call: Call) -> Reply:
+        wish, _ = await call.read(self._lock)
+        return Reply(
+            200, await self._core.lock(task_id(call), wish.worker_id, wish.lock_duration_ms)
+        )
+
+    async def variables(self, call: Call) -> Reply:
+        wish, text = await call.read(self._variables)
+        given = "{}"
+        if wish.variables is not None:
+            given = bytes(msgspec.json.decode(text, type=_Given).variables).decode()
+        await self._core.variables(
+            [task_id(call)], NewVariables(given, deletions=wish.deletions or ())
+        )
+        return Reply(204)
+
+    async def late_work(self, call: Call) -> Reply:
+        wish, _ = await call.read(self._late_work)
+        await self._core.late_work(topic(call), is_accepted=wish.is_accepted)
+        return Reply(204)
+
+    async def forget_late_work(self, call: Call) -> Reply:
+        await self._core.late_work(topic(call), is_accepted=None)
+        return Reply(204)
 
     async def cancel(self, call: Call) -> Reply:
         wish, _ = await call.read(self._cancel)

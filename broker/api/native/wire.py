@@ -51,6 +51,7 @@ LockDurationMs = Annotated[
     Meta(description="Milliseconds from now."),
     Bound(ge="lock_duration_ms_min", le="lock_duration_ms_max"),
 ]
+PriorityNumber = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 DelayMs = Annotated[int, Meta(ge=0, le=_TEN_YEARS_MS)]
 TimeoutMs = Annotated[
     int, Meta(ge=1_000, le=_TEN_YEARS_MS, description="The task is FAILED when it is over.")
@@ -71,10 +72,18 @@ RetriesLeft = Annotated[
     int,
     Meta(ge=0, le=1_000, description="Absent: the retry policy decides. 0: an incident."),
 ]
+NewForNext = Annotated[Object, Meta(description="Set on the task, for its next attempt.")]
 TraceParent = Annotated[
     str,
     Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z", description="W3C."),
 ]
+
+
+class VariableType(Request):
+    """What workers that know types are told of a variable, where its JSON does not show it."""
+
+    type: Annotated[str, Meta(min_length=1, max_length=255)]
+    value_info: dict[str, str | bool | int] | None = None
 
 
 class Create(Request):
@@ -82,7 +91,7 @@ class Create(Request):
 
     topic: Topic
     variables: Variables | None = None
-    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
+    priority: PriorityNumber | None = None
     business_key: Name | None = None
     retries: Annotated[int, Meta(ge=1, le=1_000)] | None = None
     delay_ms: DelayMs | None = None
@@ -91,7 +100,13 @@ class Create(Request):
     process_instance_id: Name | None = None
     process_definition_id: Name | None = None
     process_definition_key: Name | None = None
+    process_definition_version_tag: Name | None = None
     activity_id: Name | None = None
+    tenant_id: Name | None = None
+    variable_types: (
+        Annotated[dict[str, VariableType], Meta(description="By name. See docs/camunda7.md.")]
+        | None
+    ) = None
     traceparent: TraceParent | None = None
     execution_timeout_ms: (
         Annotated[TimeoutMs, Meta(description="From its first lock, through all attempts.")] | None
@@ -164,6 +179,7 @@ class Fail(Request):
     error_details: ErrorDetails | None = None
     retries: RetriesLeft | None = None
     retry_timeout_ms: DelayMs | None = None
+    variables: NewForNext | None = None
 
 
 class FailItem(Request):
@@ -175,6 +191,7 @@ class FailItem(Request):
     error_details: ErrorDetails | None = None
     retries: RetriesLeft | None = None
     retry_timeout_ms: DelayMs | None = None
+    variables: NewForNext | None = None
 
 
 class BpmnError(Request):
@@ -241,6 +258,32 @@ class Retries(Request):
     """So many failures are allowed from now on. A failed task goes back to the pool."""
 
     retries: Annotated[int, Meta(ge=1, le=1_000)]
+
+
+class Priority(Request):
+    """The task goes on among those of this priority."""
+
+    priority: PriorityNumber
+
+
+class Lock(Request):
+    """This task and no other, for this worker. Of its own lock: to be renewed."""
+
+    worker_id: WorkerId
+    lock_duration_ms: LockDurationMs
+
+
+class SetVariables(Request):
+    """Variables that whoever locks the task next will find, and names of others to remove."""
+
+    variables: Variables | None = None
+    deletions: Annotated[list[str], Meta(max_length=1_000)] | None = None
+
+
+class LateWork(Request):
+    """Whether work is welcome after its lock ran out, while nobody else has taken the task."""
+
+    is_accepted: bool
 
 
 class Cancel(Request):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker.core import Core
-from broker.dispatcher import Delivery
+from broker.dispatcher import Delivery, Subscription
 from tests.eventually import eventually
 from tests.factories import TaskJson, creation, decoded, is_at_rest, poll
 
@@ -38,8 +38,15 @@ class Polls:
     def __init__(self) -> None:
         self.deliveries: list[tuple[str, Delivery]] = []
 
-    async def run(self, core: Core, worker_id: str = "w1", tasks_max: int = 1) -> None:
-        self.deliveries.append((worker_id, await poll(core.dispatcher, tasks_max, worker_id)))
+    async def run(
+        self,
+        core: Core,
+        worker_id: str = "w1",
+        tasks_max: int = 1,
+        subscriptions: tuple[Subscription, ...] | None = None,
+    ) -> None:
+        delivery = await poll(core.dispatcher, tasks_max, worker_id, subscriptions=subscriptions)
+        self.deliveries.append((worker_id, delivery))
 
     @property
     def ids(self) -> list[str]:

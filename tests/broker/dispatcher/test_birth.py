@@ -135,9 +135,12 @@ async def test_the_worker_gets_what_a_fetch_would_have_brought(lane: None, core:
         "businessKey": "b", "processInstanceId": "i", "processDefinitionKey": "k",
         "activityId": 'a"', "traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "retries": 7,
         "variables": {"a": 1.0, "b": {"c": ["ü"]}, "d": 2**70},
-        "executionTimeoutMs": 60_000, "totalTimeoutMs": 90_000,
+        "executionTimeoutMs": 60_000, "totalTimeoutMs": 90_000, "tenantId": "t",
+        "processDefinitionVersionTag": "v", "variableTypes": {"a": {"type": "Double"}},
     }  # fmt: skip
     for given in (task, {}):
+        await core.create(creation(given))
+        await poll(core.dispatcher)
         for wanted in (None, ("a", "b", "x"), ()):
             async with parking(core) as parked:
                 await parked.poll(variables=wanted, lock_duration_ms=30_000)

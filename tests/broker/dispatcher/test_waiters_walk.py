@@ -3,14 +3,15 @@
 A random walk parks and lets go of waiters, creates and returns tasks with and
 without wake-ups, and runs claims in pieces, so that everything can happen
 while one is in flight. The claims are answered by a model of the database
-that follows the claim to the letter: its floors, ranks and shares.
+that follows the claim to the letter: its floors, ranks, shares and filters.
+A task's position says what its business key is.
 """
 
 from __future__ import annotations
 
 import itertools
 import sys
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -26,7 +27,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from broker.dispatcher.waiter import Subscription, Waiter
+from broker.dispatcher import waiters as waiters_module
+from broker.dispatcher.waiter import FIRST_IN_FIRST_OUT, Order, Subscription, Waiter
 from broker.dispatcher.waiters import CLAIM_TASKS_MAX, CLAIM_WAITERS_MAX, RunningClaim, Waiters
 from broker.errors import Unavailable
 from broker.store import Granted, Lanes
@@ -42,28 +44,44 @@ SUBSCRIPTIONS = [
     subscribe("b", "c"),
     subscribe("b", process_definition_ids=("x",)),
     subscribe("nowhere"),
+    subscribe("a", business_key="odd"),
+    subscribe("b", business_key="even") + subscribe("a"),
+    subscribe("a", "b", business_key="odd"),
 ]
+ORDERS = [FIRST_IN_FIRST_OUT] * 3 + [Order(by_priority=False), Order(newest_first=True)]
 RESTART_S = 61.0
+LOOKED_AT_MAX = 3
+
+
+def business_key(position: int) -> str:
+    return "odd" if position % 2 else "even"
 
 
 def takes(subscriptions: tuple[Subscription, ...], lane_id: int) -> bool:
-    of = next(known for known in LANES if known.lane_id == lane_id)
-    return any(
-        wish.topic == of.topic
-        and (
-            wish.process_definition_ids is None
-            or of.process_definition_id in wish.process_definition_ids
-        )
-        for wish in subscriptions
-    )
+    return any(wish.takes(LANES[lane_id - 1]) for wish in subscriptions)
+
+
+def wants(subscriptions: tuple[Subscription, ...], lane_id: int, position: int) -> bool:
+    """Whether a task is wished for: what its lane says, and what its row says."""
+    wishes = (wish for wish in subscriptions if wish.takes(LANES[lane_id - 1]))
+    wish = next(wishes, None)
+    return wish is not None and wish.business_key in (None, business_key(position))
 
 
 class Parked:
     """A waiter and what the test knows of it."""
 
-    def __init__(self, waiter: Waiter, subscriptions: tuple[Subscription, ...]) -> None:
+    def __init__(
+        self, waiter: Waiter, subscriptions: tuple[Subscription, ...], order: Order
+    ) -> None:
         self.waiter = waiter
         self.subscriptions = subscriptions
+        self.order = order
+
+    @property
+    def may_miss(self) -> bool:
+        """Of the newest, only so many are looked at."""
+        return self.order.newest_first and any(wish.row_filter for wish in self.subscriptions)
 
     @property
     def client(self) -> Client:
@@ -89,6 +107,7 @@ class WaitersMachine(RuleBasedStateMachine):
     """Everything that can happen to the waiters of one process."""
 
     creations = Bundle("creations")
+    wishes: ClassVar = SUBSCRIPTIONS
 
     @initialize(known=st.integers(0, len(LANES)))
     def start(self, known: int) -> None:
@@ -109,16 +128,21 @@ class WaitersMachine(RuleBasedStateMachine):
     # Waiters
 
     @rule(
-        subscriptions=st.sampled_from(SUBSCRIPTIONS),
+        subscriptions=st.runner().flatmap(lambda self: st.sampled_from(self.wishes)),
+        order=st.sampled_from(ORDERS),
         tasks_max=st.sampled_from([1, 2, 5, 700]),
         is_impatient=st.booleans(),
     )
     def park(
-        self, subscriptions: tuple[Subscription, ...], tasks_max: int, is_impatient: bool
+        self,
+        subscriptions: tuple[Subscription, ...],
+        order: Order,
+        tasks_max: int,
+        is_impatient: bool,
     ) -> None:
         waiter = Waiter(f"w{len(self.parked)}", tasks_max, Client(), is_impatient=is_impatient)
-        self.waiters.add(waiter, subscriptions, self.now_s)
-        self.parked.append(Parked(waiter, subscriptions))
+        self.waiters.add(waiter, subscriptions, self.now_s, order)
+        self.parked.append(Parked(waiter, subscriptions, order))
 
     @precondition(lambda self: any(parked.is_waiting for parked in self.parked))
     @rule(data=st.data(), is_told=st.booleans())
@@ -126,7 +150,7 @@ class WaitersMachine(RuleBasedStateMachine):
         """A client's connection ends, or its time is up."""
         parked = data.draw(st.sampled_from([p for p in self.parked if p.is_waiting]))
         if is_told:
-            self.waiters.leave(parked.waiter, parked.subscriptions)
+            self.waiters.leave(parked.waiter, parked.subscriptions, parked.order)
         else:
             parked.client.leave()
 
@@ -186,17 +210,20 @@ class WaitersMachine(RuleBasedStateMachine):
             waiter = parked.waiter
             if not parked.is_waiting or waiter in running.waiters or waiter.in_claim:
                 continue
-            if parked.subscriptions == running.group.subscriptions:
+            group = self.waiters._groups[parked.subscriptions, parked.order]
+            if group is running.group:
                 assert waiter.arrival > arrivals[-1]
+            elif group.turn > running.group.turn and not group.is_plain:
+                continue  # It has let others pass.
             elif waiter.arrival < arrivals[0] and any(
                 takes(parked.subscriptions, lane_id) for lane_id in claimed
             ):
                 # It is not due: nothing of which news came is there for it. (Its lanes need not
                 # be dry for that: a claim that another lane filled has not looked them through.)
                 assert not waiter.is_impatient
-                assert not self.waiters._groups[parked.subscriptions].is_due
-                told = {lane_id for lane_id, _, _ in self.ready - self.untold}
-                assert not any(takes(parked.subscriptions, lane_id) for lane_id in told)
+                assert not group.is_due
+                for lane_id, position, _ in self.ready - self.untold:
+                    assert parked.may_miss or not wants(parked.subscriptions, lane_id, position)
 
     @precondition(lambda self: any(claim.granted is None for claim in self.in_flight))
     @rule(data=st.data(), taken_by_others=st.integers(0, 2))
@@ -208,29 +235,37 @@ class WaitersMachine(RuleBasedStateMachine):
 
     def _grant(self, running: RunningClaim, taken_by_others: int = 0) -> Granted:
         demand = sum(running.claim.tasks_max)
-        found = [
-            (scan.rank, position, scan.lane_id, scan.returned)
+        filtered = running.claim.filtered
+        age = -1 if filtered and filtered.newest_first else 1
+        found = sorted(
+            (scan.rank, age * position, position, scan.lane_id, scan.returned)
             for scan in running.claim.scans
             for lane_id, position, returned in self.ready
             if (lane_id, returned) == (scan.lane_id, scan.returned) and position > scan.floor
-        ]
-        head = sorted(found)[:demand]
+        )
+        looked_at = [task[2:] for task in found[: filtered.looked_at_max if filtered else demand]]
+        subscriptions = running.group.subscriptions
+        wanted = [task for task in looked_at if wants(subscriptions, task[1], task[0])]
+        head = wanted[:demand]
+        if len(head) == demand:
+            looked_at = looked_at[: looked_at.index(head[-1]) + 1]
         locked = head[taken_by_others:]
-        for _, position, lane_id, returned in head:
-            self.ready.discard((lane_id, position, returned))
-            self.untold.discard((lane_id, position, returned))
+        for known in self.ready, self.untold:
+            known -= {(lane_id, position, returned) for position, lane_id, returned in head}
         tips: dict[tuple[int, bool], int] = {}
-        for _, position, lane_id, returned in locked:
+        for position, lane_id, returned in looked_at if filtered else locked:
             tips[lane_id, returned] = max(position, tips.get((lane_id, returned), 0))
+        has_more = filtered is not None and age == 1 and len(found) > len(looked_at)
         bodies = {}
         left = locked
         for place, tasks_max in enumerate(running.claim.tasks_max):
             share, left = left[:tasks_max], left[tasks_max:]
             if share:
-                body = ",".join(f"[{lane_id},{position}]" for _, position, lane_id, _ in share)
+                body = ",".join(f"[{lane_id},{position}]" for position, lane_id, _ in share)
                 bodies[place] = (f"[{body}]".encode(), len(share))
-        self.handed_out += [(lane_id, position) for _, position, lane_id, _ in locked]
-        return Granted(bodies, len(head), len(locked), [(*key, tip) for key, tip in tips.items()])
+        self.handed_out += [(lane_id, position) for position, lane_id, _ in locked]
+        stops = [(*key, tip) for key, tip in tips.items()]
+        return Granted(bodies, len(head), len(locked), stops, has_more)
 
     @precondition(lambda self: any(claim.granted for claim in self.in_flight))
     @rule(data=st.data())
@@ -290,11 +325,15 @@ class WaitersMachine(RuleBasedStateMachine):
     def come_to_rest(self) -> None:
         """With no time passing, nobody waits beside a task of which news came."""
         self._run_all_claims()
-        for lane_id, position, returned in self.ready - self.untold:
+        for lane_id, position, _ in self.ready - self.untold:
             for parked in self.parked:
-                assert not parked.is_waiting or not takes(parked.subscriptions, lane_id), (
-                    f"{parked.waiter.worker_id} waits beside {lane_id, position, returned}"
-                )
+                self._check_served(parked, lane_id, position)
+
+    def _check_served(self, parked: Parked, lane_id: int, position: int) -> None:
+        if parked.is_waiting and not parked.may_miss:
+            assert not wants(parked.subscriptions, lane_id, position), (
+                f"{parked.waiter.worker_id} waits beside {lane_id, position}"
+            )
 
     def _run_all_claims(self) -> None:
         for rounds in itertools.count():
@@ -329,20 +368,27 @@ class WaitersMachine(RuleBasedStateMachine):
             self.pass_time(RESTART_S)
             self.look_again()
         self._run_all_claims()
-        for lane_id, _, _ in self.ready:
+        for lane_id, position, _ in self.ready:
             for parked in self.parked:
-                assert not parked.is_waiting or not takes(parked.subscriptions, lane_id)
+                self._check_served(parked, lane_id, position)
         for parked in self.parked:
-            self.waiters.leave(parked.waiter, parked.subscriptions)
+            self.waiters.leave(parked.waiter, parked.subscriptions, parked.order)
         assert len(self.waiters) == 0
         assert not self.waiters._groups
         assert not self.waiters._by_topic
 
 
 @pytest.mark.timeout(600)  # To make a counterexample short takes its time; to find none does not.
-async def test_whatever_happens_no_waiter_is_passed_forgotten_or_served_twice() -> None:
+async def test_whatever_happens_no_waiter_is_passed_forgotten_or_served_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(waiters_module, "LOOKED_AT_MAX", LOOKED_AT_MAX)
+    walk(WaitersMachine)
+
+
+def walk(machine: type[WaitersMachine]) -> None:
     run_state_machine_as_test(
-        WaitersMachine,
+        machine,
         settings=settings(
             max_examples=200,
             stateful_step_count=60,

@@ -192,7 +192,7 @@ async def test_a_redriven_task_wakes_a_parked_poll(only_woken: None, core: Core)
     async with anyio.create_task_group() as group:
         group.start_soon(polls.run, core)
         await parked(core, 1)
-        await core.retries(created[0], 1)
+        await core.retries([created[0]], 1)
     assert polls.ids == created
 
 

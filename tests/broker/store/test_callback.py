@@ -126,7 +126,7 @@ async def test_a_failure_uses_a_retry_as_a_workers_does(
 async def test_without_a_retry_left_it_is_an_incident(
     store: Store, task: TaskJson, connection: Connection
 ) -> None:
-    await store.retries(task["id"], 1)
+    await store.retries([task["id"]], 1)
     answer = await call_back(store, task, isSuccess=False)
     assert (answer["state"], answer["retries"]) == ("FAILED", 0)
     assert await state_of(connection, task["id"]) == State.FAILED
@@ -157,7 +157,7 @@ async def test_what_it_tells_of_a_failure_the_next_worker_hears(
 
 
 async def test_without_a_retry_at_all_there_is_none_to_lose(store: Store, task: TaskJson) -> None:
-    await store.retries(task["id"], 0)
+    await store.retries([task["id"]], 0)
     answer = await call_back(store, task, isSuccess=False)
     assert (answer["state"], answer["retries"]) == ("FAILED", 0)
 

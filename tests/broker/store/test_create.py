@@ -62,7 +62,9 @@ async def test_what_was_asked_is_what_is_kept(store: Store) -> None:
         "processInstanceId": "pi",
         "processDefinitionId": "pd:1",
         "processDefinitionKey": "pd",
+        "processDefinitionVersionTag": "v1",
         "activityId": "act",
+        "tenantId": "te",
         "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     }
     [task_id] = await create(store, asked)
@@ -220,6 +222,35 @@ async def test_two_brokers_make_the_same_lane_at_once(
     assert await connection.fetchval("SELECT count(*) FROM fetchlock.lane") == 1
 
 
+async def test_tenants_and_definitions_have_lanes_of_their_own(
+    store: Store, connection: Connection
+) -> None:
+    names = ("tenantId", "processDefinitionId", "processDefinitionKey")
+    members = (*names, "processDefinitionVersionTag")
+    asked: list[TaskJson] = [
+        {name: "ab" for place, name in enumerate(members) if variant >> place & 1}
+        for variant in range(16)
+    ]
+    # What would be the same if the names were put one behind the other.
+    asked += [{"tenantId": "a", "processDefinitionId": "b"}, {"tenantId": "a" * 255}]
+    ids = await create(store, *asked, *asked, dict.fromkeys(members, ""))
+    lanes = [(await row_of(connection, task_id))["lane_id"] for task_id in ids]
+    assert len(set(lanes)) == len(asked)
+    assert lanes[: len(asked)] == lanes[len(asked) : -1]
+    assert lanes[-1] == lanes[0]
+    locked = await lock(store, 99)
+    assert [task["id"] for task in locked] == ids
+    for task, wanted in zip(locked, asked, strict=False):
+        assert {name: task[name] for name in members} == dict.fromkeys(members) | wanted
+
+
+async def test_a_key_is_of_a_request_with_all_its_names(store: Store) -> None:
+    for member in ("tenantId", "processDefinitionVersionTag"):
+        await create(store, {"uniqueKey": member, member: "a"})
+        told = answers(await store.create([creation({"uniqueKey": member, member: "b"})]))
+        assert told[0]["code"] == "conflict"
+
+
 # Keys -------------------------------------------------------------------------
 
 
@@ -282,3 +313,17 @@ async def test_a_key_that_another_broker_is_just_using_is_waited_for(
         await eventually(lambda: is_blocked(watcher))
         await connection.execute("COMMIT")
     assert told == [{"id": first, "replayed": True}]
+
+
+async def test_types_of_variables_go_with_the_task(store: Store) -> None:
+    types = {"due": {"type": "Date"}, "letter": {"type": "File", "valueInfo": {"filename": "a"}}}
+    [task_id] = await create(
+        store, {"variables": {"due": "2026-01-31", "n": 1}, "variableTypes": types}
+    )
+    [(seen, _)] = (await store.get_tasks([task_id])).values()
+    assert msgspec.json.decode(seen)["variableTypes"] == types
+    [task] = await lock(store)
+    assert task["variableTypes"] == types
+    await create(store, {})
+    [bare] = await lock(store)
+    assert "variableTypes" not in bare

@@ -11,16 +11,19 @@ import pytest
 from broker.settings import Settings
 from broker.store import Store
 from broker.task import State
+from tests.broker.conftest import Statements
 from tests.factories import (
     TaskJson,
     answers,
     ask,
     create,
+    everything,
     held,
     lock,
     make_due,
     request,
     row_of,
+    shown,
 )
 
 Connection = asyncpg.Connection
@@ -112,7 +115,7 @@ async def test_no_wait_is_longer_than_the_cap(
 async def test_the_policy_never_makes_retries_negative(
     store: Store, task: TaskJson, connection: Connection
 ) -> None:
-    await store.retries(task["id"], 0)
+    await store.retries([task["id"]], 0)
     [answer] = await ask(store.fail, "w1", held(task, errorMessage="m"))
     assert (answer["state"], answer["retries"]) == ("FAILED", 0)
     assert (await row_of(connection, task["id"]))["retries"] == 0
@@ -164,3 +167,79 @@ async def test_what_it_failed_of_is_told_to_the_next_worker(store: Store, task: 
     [again] = await lock(store, worker_id="w2")
     assert (again["errorMessage"], again["errorDetails"], again["retries"]) == ("m", "d", 1)
     assert again["attempt"] == 2
+
+
+# Variables ----------------------------------------------------------------------
+
+
+async def test_variables_are_set_for_the_next_attempt(
+    store: Store, statements: Statements, connection: Connection
+) -> None:
+    await create(store, {"variables": {"kept": 1, "changed": 1}})
+    [task] = await lock(store)
+    await statements.forget()
+    said = held(
+        task, errorMessage="m", retryTimeoutMs=0, variables={"changed": 2, "new": 3},
+        variableTypes={"new": {"type": "Short"}},
+    )  # fmt: skip
+    assert (await ask(store.fail, "w1", said))[0]["outcome"] == "done"
+    assert await statements.calls() == {"fail": 1}
+    [again] = await lock(store)
+    assert again["variables"] == {"kept": 1, "changed": 2, "new": 3}
+    assert again["variableTypes"] == {"new": {"type": "Short"}}
+    assert again["result"] is None
+
+
+@pytest.mark.parametrize("members", [{}, {"variables": None}])
+async def test_without_variables_nothing_is_said_of_it(
+    store: Store, task: TaskJson, connection: Connection, members: TaskJson
+) -> None:
+    await ask(store.fail, "w1", held(task, errorMessage="m", **members))
+    row = await row_of(connection, task["id"])
+    assert (row["reported"], row["size_bytes"]) == (False, 2)
+    assert await connection.fetchval("SELECT count(*) FROM fetchlock.progress") == 0
+
+
+async def test_an_incident_has_them_too(store: Store, task: TaskJson) -> None:
+    said = held(task, errorMessage="m", retries=0, variables={"a": 1})
+    await ask(store.fail, "w1", said)
+    assert (await shown(store, task["id"]))["variables"] == {"a": 1}
+
+
+async def test_a_cancelled_task_needs_none(
+    store: Store, task: TaskJson, connection: Connection
+) -> None:
+    await store.cancel(task["id"], None)
+    [answer] = await ask(store.fail, "w1", held(task, errorMessage="m", variables={"a": 1}))
+    assert answer["state"] == "CANCELLED"
+    assert (await shown(store, task["id"]))["variables"] == {}
+
+
+async def test_who_does_not_hold_it_sets_none(
+    store: Store, task: TaskJson, connection: Connection
+) -> None:
+    before = await everything(connection)
+    [answer] = await ask(store.fail, "w2", held(task, errorMessage="m", variables={"a": 1}))
+    assert answer["code"] == "lock_lost"
+    assert await everything(connection) == before
+
+
+async def test_variables_have_only_so_many_bytes(
+    store: Store, settings: Settings, task: TaskJson, connection: Connection
+) -> None:
+    before = await everything(connection)
+    large = {"a": "x" * settings.variables_bytes_max}
+    told = await ask(
+        store.fail, "w1", held(task, errorMessage="m", variables=large),
+        held(task, errorMessage="m", variables=large),
+    )  # fmt: skip
+    assert [answer["code"] for answer in told] == ["too_large", "too_large"]
+    assert str(settings.variables_bytes_max) in told[0]["detail"]
+    assert await everything(connection) == before
+    # Beside it, one that says less is taken.
+    told = await ask(
+        store.fail, "w1", held(task, errorMessage="m", variables=large),
+        held(task, errorMessage="m", retryTimeoutMs=0, variables={"a": 1}),
+    )  # fmt: skip
+    assert [answer.get("code") for answer in told] == ["too_large", None]
+    assert (await lock(store))[0]["variables"] == {"a": 1}

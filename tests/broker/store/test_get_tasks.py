@@ -15,8 +15,8 @@ from tests.factories import TaskJson, create, lock
 
 MEMBERS = {
     "id", "topic", "state", "priority", "businessKey", "processInstanceId", "processDefinitionId",
-    "processDefinitionKey", "activityId", "tenantId", "traceparent", "variables", "result",
-    "retries", "attempt", "workerId", "lockExpiresAt", "callbackExpiresAt", "availableAt",
+    "processDefinitionKey", "processDefinitionVersionTag", "activityId", "tenantId", "traceparent",
+    "variables", "result", "retries", "failures", "attempt", "workerId", "lockExpiresAt", "callbackExpiresAt", "availableAt",
     "createdAt", "startedAt", "timesOutAt", "finishedAt", "cancelRequested", "errorCode",
     "errorMessage", "errorDetails", "progress",
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import anyio
@@ -11,8 +12,9 @@ import pytest
 from broker.core import open_core
 from broker.errors import Unavailable
 from broker.settings import Settings
-from broker.store import SchemaMismatch, migrate, migrations, pending
+from broker.store import SchemaMismatch, Store, migrate, migrations, pending
 from broker.store.queries import SQL_ROOT
+from tests.factories import create, lock, shown
 
 Connection = asyncpg.Connection
 
@@ -118,3 +120,85 @@ async def test_a_database_that_is_away_is_unavailable() -> None:
 def test_the_names_have_numbers_that_count_up() -> None:
     assert [int(name[:4]) for name in NAMES] == list(range(1, len(NAMES) + 1))
     assert all(name[4] == "_" for name in NAMES)
+
+
+# What a migration does with the data of before ------------------------------------
+
+LANE_OF_BEFORE = """
+    INSERT INTO fetchlock.lane (topic, process_definition_id, priority, shard)
+    VALUES ($1, $2, $3, 0) ON CONFLICT DO NOTHING
+"""
+TASK_OF_BEFORE = """
+    WITH task AS (
+        INSERT INTO fetchlock.task (id, lane_id, shard, process_definition_key, variables)
+        SELECT fetchlock.first_id(now() - $5 * interval '1 second'), lane_id, 0, $4, '{"n": 1.0}'
+        FROM fetchlock.lane WHERE (topic, process_definition_id, priority) = ($1, $2, $3)
+        RETURNING *
+    ), opened AS (
+        INSERT INTO fetchlock.open_task (
+            id, position, available_at, lane_id, state, retries, size_bytes, shard, returned)
+        SELECT id, nextval('fetchlock.position'), now(), lane_id, 'ready', 3, 10, 0, false
+        FROM task WHERE $6
+    ), finished AS (
+        INSERT INTO fetchlock.outcome (
+            id, lane_id, state, retries, attempt, failures, expiries, shard, result)
+        SELECT id, lane_id, 'completed', 3, 1, 0, 0, 0, '{}' FROM task WHERE NOT $6
+    )
+    SELECT id::text FROM task
+"""
+SAME_LANES = """
+    SELECT count(*) FROM fetchlock.task t
+    JOIN (SELECT id, lane_id FROM fetchlock.open_task
+          UNION ALL SELECT id, lane_id FROM fetchlock.outcome) o USING (id, lane_id)
+"""
+LANES_OF_BEFORE = [("t", "", 0), ("t", "p:1", 0), ("t", "", 5), ("u", "", 0)]
+KEYS_OF_BEFORE = [None, "", "a", "b"]
+
+
+@pytest.fixture
+async def old_url(empty_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A database at the schema of the migration 0004."""
+    directory = tmp_path / "old" / "migrations"
+    directory.mkdir(parents=True)
+    for name in NAMES[:4]:
+        (directory / f"{name}.sql").write_bytes(
+            (SQL_ROOT / "migrations" / f"{name}.sql").read_bytes()
+        )
+    with monkeypatch.context() as before:
+        before.setattr(migrations, "SQL_ROOT", directory.parent)
+        assert await migrate(empty_url) == NAMES[:4]
+    return empty_url
+
+
+async def test_a_definitions_key_becomes_part_of_the_lane(
+    old_url: str, connection: Connection, store: Store
+) -> None:
+    """Of finished tasks, too: a task has no key of its own any more."""
+    for lane in LANES_OF_BEFORE:
+        await connection.execute(LANE_OF_BEFORE, *lane)
+    tasks = list(itertools.product(LANES_OF_BEFORE, KEYS_OF_BEFORE, [True, False], range(2)))
+    ids = [
+        await connection.fetchval(TASK_OF_BEFORE, *lane, key, place, is_open)
+        for place, (lane, key, is_open, _) in enumerate(tasks)
+    ]
+    assert await migrate(old_url) == NAMES[4:]
+    for task_id, ((topic, definition, priority), key, is_open, _) in zip(ids, tasks, strict=True):
+        task = await shown(store, task_id)
+        assert (task["topic"], task["priority"]) == (topic, priority)
+        assert task["processDefinitionId"] == (definition or None)
+        assert task["processDefinitionKey"] == (key or None)
+        assert task["processDefinitionVersionTag"] is task["tenantId"] is None
+        assert (task["variables"], task["state"] == "CREATED") == ({"n": 1.0}, is_open)
+    lanes = await connection.fetchval("SELECT count(*) FROM fetchlock.lane")
+    assert lanes == len(LANES_OF_BEFORE) * 3
+    assert await connection.fetchval(SAME_LANES) == len(tasks)
+    # Every task is found, in the old order.
+    await store.load_lanes()
+    assert [task["id"] for task in await lock(store, 99)] == [
+        task_id
+        for wanted in (5, 0)
+        for task_id, ((topic, _, priority), _, is_open, _) in zip(ids, tasks, strict=True)
+        if (topic, priority, is_open) == ("t", wanted, True)
+    ]
+    await create(store, {"processDefinitionKey": "a"})
+    assert await connection.fetchval("SELECT count(*) FROM fetchlock.lane") == lanes

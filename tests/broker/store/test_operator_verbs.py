@@ -1,8 +1,9 @@
-"""cancel, retries and retry-timeout: of one task, from whatever state allows it."""
+"""cancel, retries, retry-timeout and priority: from whatever state allows it."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from uuid import uuid4
 
 import anyio
@@ -13,12 +14,14 @@ import pytest
 from broker.errors import Conflict, Invalid, TaskNotFound
 from broker.store import Batch, Store, queries
 from broker.store.database import SHARD
-from broker.task import API_STATES, TRANSITIONS, State
+from broker.task import API_STATES, FINISHED, TRANSITIONS, State
 from tests.broker.conftest import Statements
 from tests.eventually import eventually
 from tests.factories import (
     TaskJson,
+    are_blocked,
     ask,
+    behind,
     create,
     everything,
     expire_lock,
@@ -27,6 +30,7 @@ from tests.factories import (
     lock,
     request,
     row_of,
+    shown,
     state_of,
 )
 
@@ -34,8 +38,10 @@ Connection = asyncpg.Connection
 
 VERBS: dict[str, Callable[[Store, str], Awaitable[Batch]]] = {
     "cancel": lambda store, task_id: store.cancel(task_id, "reason"),
-    "retries": lambda store, task_id: store.retries(task_id, 2),
+    "retries": lambda store, task_id: store.retries([task_id], 2),
     "retry_timeout": lambda store, task_id: store.retry_timeout(task_id, 60_000),
+    # Of the priority that it has: another one may need a lane first.
+    "priority": lambda store, task_id: store.priority(task_id, 0),
 }
 
 
@@ -149,7 +155,7 @@ async def test_a_failed_task_is_redriven_to_its_old_place(
     task_id = await in_state(store, State.FAILED)
     await create(store, {})
     await connection.execute("UPDATE fetchlock.open_task SET expiries = 4")
-    batch = await store.retries(task_id, 3)
+    batch = await store.retries([task_id], 3)
     row = await row_of(connection, task_id)
     answer = answer_of(batch)
     assert (answer["state"], answer["retries"]) == ("CREATED", 3)
@@ -163,17 +169,113 @@ async def test_elsewhere_the_number_alone_changes(store: Store, connection: Conn
     for state in (State.READY, State.DELAYED, State.LOCKED, State.AWAITING):
         task_id = await in_state(store, state)
         before = await row_of(connection, task_id)
-        answer = answer_of(await store.retries(task_id, 77))
+        answer = answer_of(await store.retries([task_id], 77))
         after = await row_of(connection, task_id)
-        assert {name for name in before if before[name] != after[name]} == {"retries"}
+        changed = {name for name in before if before[name] != after[name]}
+        assert changed == {"retries", "retries_set"}
         assert (answer["state"], answer["retries"]) == (API_STATES[state], 77)
         await connection.execute("DELETE FROM fetchlock.open_task")
+
+
+@pytest.mark.parametrize("state", [State.READY, State.DELAYED])
+async def test_with_none_left_what_nobody_holds_fails(
+    store: Store, connection: Connection, state: State
+) -> None:
+    task_id = await in_state(store, state)
+    batch = await store.retries([task_id], 0)
+    answer = answer_of(batch)
+    assert (answer["state"], answer["retries"], batch.wakes) == ("FAILED", 0, [])
+    assert await state_of(connection, task_id) == State.FAILED
+    assert await lock(store) == []
+
+
+async def test_with_none_a_failed_one_stays_failed(store: Store, connection: Connection) -> None:
+    task_id = await in_state(store, State.FAILED)
+    await connection.execute("UPDATE fetchlock.open_task SET expiries = 4")
+    before = await row_of(connection, task_id)
+    assert answer_of(await store.retries([task_id], 0))["state"] == "FAILED"
+    after = await row_of(connection, task_id)
+    assert {name for name in before if before[name] != after[name]} <= {"retries_set"}
+
+
+async def test_what_somebody_holds_goes_on_with_none(store: Store, connection: Connection) -> None:
+    task_id = await in_state(store, State.LOCKED)
+    assert answer_of(await store.retries([task_id], 0))["state"] == "LOCKED"
+    assert (await ask(store.complete, "w1", {"id": task_id}))[0]["outcome"] == "done"
+
+
+async def test_it_shows_that_somebody_said_so(store: Store) -> None:
+    [task_id] = await create(store, {})
+    assert "retriesSet" not in await shown(store, task_id)
+    await store.retries([task_id], 3)
+    assert (await shown(store, task_id))["retriesSet"] is True
+    [task] = await lock(store)
+    assert task["retriesSet"] is True
+
+
+async def test_of_several_all_are_set(
+    store: Store, connection: Connection, statements: Statements
+) -> None:
+    ids = [await in_state(store, state) for state in (State.FAILED, State.LOCKED, State.READY)]
+    await statements.forget()
+    batch = await store.retries([*ids, ids[0]], 7)
+    assert await statements.calls() == {"retries": 1}
+    assert len(batch.results) == 3
+    rows = [await row_of(connection, task_id) for task_id in ids]
+    assert [row["retries"] for row in rows] == [7, 7, 7]
+    ready = {(rows[place]["lane_id"], rows[place]["position"], True) for place in (0, 2)}
+    assert {tuple(wake) for wake in batch.wakes} == ready
+
+
+@pytest.mark.parametrize("state", [None, *sorted(FINISHED)])
+async def test_where_one_is_finished_or_unknown_none_is_set(
+    store: Store, connection: Connection, state: State | None
+) -> None:
+    other = str(uuid4()) if state is None else await in_state(store, state)
+    ids = [await in_state(store, State.FAILED), other]
+    before = await everything(connection)
+    with pytest.raises(TaskNotFound if state is None else Conflict) as refusal:
+        await store.retries(ids, 7)
+    assert refusal.value.facts["taskId"] == other
+    assert await everything(connection) == before
+
+
+async def test_statements_about_the_same_tasks_do_not_deadlock(
+    store: Store, connection: Connection, watcher: Connection
+) -> None:
+    ids = sorted(await create(store, {}, {}))
+    async with anyio.create_task_group() as group:
+        await connection.execute("BEGIN")
+        await connection.fetch("SELECT FROM fetchlock.open_task WHERE id = $1 FOR UPDATE", ids[1])
+        for wanted, order in ((1, ids[::-1]), (2, ids)):
+            group.start_soon(store.retries, order, wanted)
+            await eventually(partial(are_blocked, watcher, wanted))
+        await connection.execute("COMMIT")
+    assert [(await row_of(connection, task_id))["retries"] for task_id in ids] == [2, 2]
+
+
+async def test_behind_a_completion_none_is_set(
+    store: Store, connection: Connection, watcher: Connection
+) -> None:
+    other = await in_state(store, State.FAILED)
+    [task_id] = await create(store, {})
+    [task] = await lock(store)
+
+    async def redrive() -> Conflict:
+        with pytest.raises(Conflict) as refusal:
+            await store.retries([other, task_id], 7)
+        return refusal.value
+
+    await connection.execute("BEGIN")
+    await connection.fetch(queries.COMPLETE, SHARD, [request("w1", held(task))])
+    assert (await behind(connection, watcher, redrive)).facts["taskId"] == task_id
+    assert await state_of(connection, other) == State.FAILED
 
 
 async def test_a_number_too_large_for_postgresql_is_invalid(store: Store) -> None:
     task_id = await in_state(store, State.READY)
     with pytest.raises(Invalid):
-        await store.retries(task_id, 2**31)
+        await store.retries([task_id], 2**31)
 
 
 # retry-timeout ----------------------------------------------------------------

@@ -135,6 +135,40 @@ async def test_a_failure_before_it_does_not_count(
     assert (row["state"], row["expiries"]) == (State.READY, 1)
 
 
+async def test_what_has_no_retries_left_fails_without_being_poison(
+    store: Store, connection: Connection
+) -> None:
+    """An operator took them while it was locked."""
+    [task_id] = await create(store, {})
+    await lock(store)
+    await store.retries([task_id], 0)
+    await expire_lock(connection, task_id)
+    swept = await store.release_due(None, 0)
+    row = await row_of(connection, task_id)
+    assert (row["state"], row["expiries"], swept.wakes) == (State.FAILED, 1, [])
+    assert row["error_code"] is row["error_message"] is None
+
+
+@pytest.mark.parametrize("is_fetched", [True, False])
+async def test_it_is_known_whose_lock_it_was_until_somebody_takes_the_task(
+    store: Store, connection: Connection, is_fetched: bool
+) -> None:
+    expired, delayed = await create(store, {}, {"delayMs": 60_000})
+    [task] = await lock(store)
+    await expire_lock(connection, expired)
+    await make_due(connection, delayed)
+    await store.release_due(None, 0)
+    rows = [await row_of(connection, task_id) for task_id in (expired, delayed)]
+    assert (rows[0]["lost_by"], str(rows[0]["lost_token"])) == ("w1", task["lockToken"])
+    assert rows[1]["lost_by"] is rows[1]["lost_token"] is None
+    if is_fetched:
+        await lock(store, worker_id="w2")
+    else:
+        await store.lock(expired, "w2", 60_000)
+    row = await row_of(connection, expired)
+    assert row["lost_by"] is row["lost_token"] is None
+
+
 # Looking back and ahead -------------------------------------------------------
 
 

@@ -221,7 +221,7 @@ async def test_a_redriven_task_has_its_time_again(
     await lock(store)
     await overrun(connection, task_id)
     await store.settle_due(None)
-    await store.retries(task_id, 1)
+    await store.retries([task_id], 1)
     row = await row_of(connection, task_id)
     assert row["deadline_at"] is row["total_expires_at"] is None
     assert (await store.settle_due(None)).by_id == {}
@@ -237,7 +237,7 @@ async def test_another_number_of_retries_is_no_more_time(
     for state in (State.DELAYED, State.READY, State.LOCKED, State.AWAITING):
         task_id = await in_state(store, state, totalTimeoutMs=60_000, executionTimeoutMs=90_000)
         before: dict[str, Any] = await row_of(connection, task_id)
-        await store.retries(task_id, 9)
+        await store.retries([task_id], 9)
         row = await row_of(connection, task_id)
         assert row["deadline_at"] == before["deadline_at"] is not None
         assert row["total_expires_at"] == before["total_expires_at"]

@@ -29,8 +29,9 @@ AS_CREATE_DOES = """
 SELECT f.* FROM json_to_record($1::json) AS f (
     topic text, variables json, priority integer, "businessKey" text, retries integer,
     "delayMs" bigint, "availableAt" timestamptz, "uniqueKey" text, "processInstanceId" text,
-    "processDefinitionId" text, "processDefinitionKey" text, "activityId" text, traceparent text,
-    "executionTimeoutMs" bigint, "totalTimeoutMs" bigint)
+    "processDefinitionId" text, "processDefinitionKey" text,
+    "processDefinitionVersionTag" text, "activityId" text, "tenantId" text, traceparent text,
+    "executionTimeoutMs" bigint, "totalTimeoutMs" bigint, "variableTypes" jsonb)
 """
 COLUMN_BY_FIELD = {field.name: field.encode_name for field in msgspec.structs.fields(wire.Create)}
 
@@ -86,12 +87,17 @@ _values = {
     "delayMs": st.integers(-1, 2**64).map(str),
     "executionTimeoutMs": st.integers(999, 2**64).map(str),
     "availableAt": _instants.map(_written),
+    "variableTypes": st.dictionaries(
+        st.text(), st.fixed_dictionaries({"type": st.text(max_size=3)}), max_size=2
+    ).map(lambda types: msgspec.json.encode(types).decode()),
 }
 _members = [
     st.tuples(st.sampled_from([_written(name), _escaped(name)]), values | _json)
     for name, values in {
         **_values,
-        **dict.fromkeys(["businessKey", "uniqueKey", "activityId"], st.text().map(_written)),
+        **dict.fromkeys(
+            ["businessKey", "uniqueKey", "activityId", "tenantId"], st.text().map(_written)
+        ),
     }.items()
 ]
 _space = st.sampled_from(["", " ", "\n", "\t\r\n"])

@@ -31,6 +31,10 @@ GOOD: Final[dict[type[Struct], dict[str, Any]]] = {
     wire.Unlock: {"workerId": "w"},
     wire.RetryTimeout: {"retryTimeoutMs": 0},
     wire.Retries: {"retries": 1},
+    wire.Priority: {"priority": 0},
+    wire.Lock: {"workerId": "w", "lockDurationMs": 1_000},
+    wire.SetVariables: {},
+    wire.LateWork: {"isAccepted": True},
     wire.Cancel: {},
     long_work_wire.Heartbeat: {"lockDurationMs": 1_000, "tasks": []},
     long_work_wire.HeartbeatItem: {"id": "1", "lockToken": "t"},
@@ -47,6 +51,7 @@ _LOCK_TOKEN = ("lockToken", ["", "x" * 255, None], ["x" * 256, 5])
 _VARIABLES = ("variables", [{}, {"a": [1]}, None], [[], "x", 1, True])
 _NAME = (["", "x" * 255, None], ["x" * 256, 5])
 _DURATION_MS = ("lockDurationMs", [1_000, 86_400_000], [999, 0, -1, 86_400_001, 1_000.0, "1000"])
+_PRIORITIES = ([-(2**31), 2**31 - 1], [-(2**31) - 1, 2**31, 10**400, 0.5])
 _DELAY_MS = ([0, YEARS_10_MS, None], [-1, YEARS_10_MS + 1, 10**400, 1.5])
 _MESSAGE = (["", "x" * 4_096], ["x" * 4_097, 5])
 _TIMEOUT_MS = ([1_000, YEARS_10_MS, None], [999, YEARS_10_MS + 1, 1_000.5, "1000"])
@@ -67,7 +72,7 @@ _LINES = (
 LIMITS: Final[list[tuple[type[Struct], str, list[Any], list[Any]]]] = [
     (wire.Create, "topic", ["t", "t" * 255], ["", "t" * 256, "t\n", "\x01", None, 5]),
     (wire.Create, *_VARIABLES),
-    (wire.Create, "priority", [-(2**31), 2**31 - 1, None], [-(2**31) - 1, 2**31, 10**400, 0.5]),
+    (wire.Create, "priority", [*_PRIORITIES[0], None], _PRIORITIES[1]),
     (wire.Create, "retries", [1, 1_000, None], [0, -1, 1_001]),
     (wire.Create, "delayMs", *_DELAY_MS),
     (
@@ -85,10 +90,28 @@ LIMITS: Final[list[tuple[type[Struct], str, list[Any], list[Any]]]] = [
         (wire.Create, name, *_NAME)
         for name in (
             *("businessKey", "processInstanceId", "processDefinitionId"),
-            *("processDefinitionKey", "activityId"),
+            *("processDefinitionKey", "processDefinitionVersionTag", "activityId", "tenantId"),
         )
     ),
     (wire.Create, "traceparent", [_TRACE, None], [_TRACE.upper(), f"{_TRACE}\n", _TRACE[:-1], ""]),
+    (
+        wire.Create,
+        "variableTypes",
+        [
+            {},
+            {"a": {"type": "Date"}, "b": {"type": "File", "valueInfo": {"x": "y", "t": True}}},
+            None,
+        ],
+        [
+            [],
+            {"a": {}},
+            {"a": {"type": ""}},
+            {"a": {"type": "x" * 256}},
+            {"a": "Date"},
+            {"a": {"type": "Date", "valueInfo": {"x": 1.5}}},
+            {"a": {"type": "Date", "kind": 1}},
+        ],
+    ),
     (wire.Create, "executionTimeoutMs", *_TIMEOUT_MS),
     (wire.Create, "totalTimeoutMs", *_TIMEOUT_MS),
     (wire.FetchAndLock, *_WORKER_ID),
@@ -105,6 +128,7 @@ LIMITS: Final[list[tuple[type[Struct], str, list[Any], list[Any]]]] = [
     (wire.Fail, "errorDetails", ["", "x" * 65_536, None], ["x" * 65_537]),
     (wire.Fail, "retries", [0, 1_000, None], [-1, 1_001]),
     (wire.Fail, "retryTimeoutMs", *_DELAY_MS),
+    (wire.Fail, *_VARIABLES),
     (wire.BpmnError, *_WORKER_ID),
     (wire.BpmnError, *_LOCK_TOKEN),
     (wire.BpmnError, "errorCode", ["c", "c" * 255], ["", "c" * 256, None]),
@@ -117,6 +141,17 @@ LIMITS: Final[list[tuple[type[Struct], str, list[Any], list[Any]]]] = [
     (wire.Unlock, *_LOCK_TOKEN),
     (wire.RetryTimeout, "retryTimeoutMs", [0, YEARS_10_MS], [-1, YEARS_10_MS + 1, None]),
     (wire.Retries, "retries", [1, 1_000], [0, -1, 1_001, None]),
+    (wire.Priority, "priority", _PRIORITIES[0], [*_PRIORITIES[1], None]),
+    (wire.Lock, *_WORKER_ID),
+    (wire.Lock, *_DURATION_MS),
+    (wire.SetVariables, *_VARIABLES),
+    (
+        wire.SetVariables,
+        "deletions",
+        [[], ["", "é"], ["a"] * 1_000, None],
+        [["a"] * 1_001, {}, "a"],
+    ),
+    (wire.LateWork, "isAccepted", [True, False], [None, 1, "true"]),
     (wire.Cancel, "reason", *_MESSAGE),
     (long_work_wire.Heartbeat, *_DURATION_MS),
     (
