@@ -25,16 +25,20 @@ ROOT = Path(__file__).parents[1]
 _DEADLINE_S = 60.0
 
 
-class PythonProcess:
-    """`python …` in the checkout, whose first line on standard output says that it is ready.
+class Process:
+    """A program in the checkout, whose first line on standard output says that it is ready.
 
     As a context manager it is started, and killed if it still runs at the end.
     """
 
     def __init__(
-        self, arguments: Sequence[str], environment: Mapping[str, str] | None = None
+        self,
+        program: str | Path,
+        arguments: Sequence[str],
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.arguments = list(arguments)
+        self._program = program
         self.first_line = ""
         self._environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by _close
@@ -54,7 +58,7 @@ class PythonProcess:
         """Start it and return at once, for tests of what happens before it is ready."""
         assert self._process is None, "it runs already"
         self._process = subprocess.Popen(
-            [sys.executable, *self.arguments],
+            [self._program, *self.arguments],
             cwd=ROOT,
             env=self._environment,
             stdin=subprocess.DEVNULL,
@@ -143,6 +147,15 @@ class PythonProcess:
     def _running(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, "it does not run"
         return self._process
+
+
+class PythonProcess(Process):
+    """`python …`, the one that runs the tests."""
+
+    def __init__(
+        self, arguments: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(sys.executable, arguments, environment)
 
 
 class BrokerProcess(PythonProcess):

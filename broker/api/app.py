@@ -12,8 +12,7 @@ alive, and a restart would not help it. /readyz is where that is told.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from starlette.convertors import Convertor, register_url_convertor
@@ -21,43 +20,88 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from broker import metrics
+from broker.api.camunda7 import routes as camunda7_dialect
+from broker.api.camunda7.errors import refusal
+from broker.api.camunda7.reading import of_engine
+from broker.api.camunda7.routes import Camunda7
 from broker.api.endpoint import Call, Endpoint, Reply, Verb
 from broker.api.native.routes import ROUTES, Native
 from broker.api.openapi import document
 from broker.api.problem import MethodNotAllowed, NoSuchRoute, problem
 from broker.core import Core
-from broker.errors import Unavailable
+from broker.errors import BrokerError, Unavailable
 
 _NOWHERE: Final = "_unknown"
 """The route label of all paths that are none: callers may invent as many as they like."""
 
+WriteError = Callable[[BrokerError], Reply]
+
 
 def build_app(core: Core) -> ASGIApp:
     """The application over an open core, for uvicorn or any other ASGI server."""
+    native, camunda7 = native_routes(core), camunda7_routes(core)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        # Each has a router of its own, so that no request is tried on the other's patterns.
+        is_camunda7 = f"{scope.get('path', '')}/".startswith(f"{camunda7_dialect.ROOT}/")
+        await (camunda7 if is_camunda7 else native)(scope, receive, send)
+
+    return app
+
+
+def native_routes(core: Core) -> Routes:
+    """The native dialect, and what operators ask."""
+    routes = Routes(problem)
     native = Native(core)
-    endpoints: defaultdict[str, dict[str, Endpoint]] = defaultdict(dict)
     for method, path, verb in ROUTES:
-        endpoints[path][method] = Endpoint(getattr(native, verb), path, problem)
+        routes.add(method, path, getattr(native, verb))
     for path, answer in _for_operators(core):
-        endpoints[path]["GET"] = Endpoint(answer, path, problem, quiet=True)
-    return _Routes({path: _Path(path, methods) for path, methods in endpoints.items()})
+        routes.add("GET", path, answer, quiet=True)
+    return routes
 
 
-class _Routes(Router):
-    """Starlette's router, which tries one pattern after the other, behind a dict of the paths
-    without parameters: those that workers live on are found at once."""
+def camunda7_routes(core: Core) -> Routes:
+    """The Camunda 7 dialect, with and without the name of the engine."""
+    routes = Routes(refusal)
+    camunda7 = Camunda7(core)
+    for method, path, verb in camunda7_dialect.ROUTES:
+        routes.add(method, f"{camunda7_dialect.ROOT}{path}", getattr(camunda7, verb))
+    for method, path, verb in camunda7_dialect.ROUTES:
+        named = f"{camunda7_dialect.ROOT}/engine/{{engine}}{path}"
+        routes.add(method, named, of_engine(getattr(camunda7, verb)))
+    return routes
 
-    def __init__(self, paths: dict[str, _Path]) -> None:
-        super().__init__(
-            [Route(_pattern(path), of_path) for path, of_path in paths.items()],
-            redirect_slashes=False,
-            default=_nowhere,
-        )
-        self._fixed = {path: of_path for path, of_path in paths.items() if "{" not in path}
+
+class Routes(Router):
+    """The endpoints of one dialect: Starlette's router, which tries one pattern after the other,
+    behind a dict of the paths without parameters: those that workers live on are found at once."""
+
+    def __init__(self, write_error: WriteError) -> None:
+        super().__init__(redirect_slashes=False, default=self._nowhere)
+        self._write_error = write_error
+        self._paths: dict[str, _Path] = {}
+        self._fixed: dict[str, _Path] = {}
+        self._no_such_route = Endpoint(_no_such_route, _NOWHERE, write_error)
+
+    def add(self, method: str, path: str, verb: Verb, *, quiet: bool = False) -> None:
+        """Answer this method at this path with this verb."""
+        of_path = self._paths.get(path)
+        if of_path is None:
+            of_path = self._paths[path] = _Path(path, self._write_error)
+            self.routes.append(Route(_pattern(path), of_path))
+            if "{" not in path:
+                self._fixed[path] = of_path
+        of_path.add(method, Endpoint(verb, path, self._write_error, quiet=quiet))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         fixed = self._fixed.get(scope["path"]) if scope["type"] == "http" else None
         await (fixed or super().__call__)(scope, receive, send)
+
+    async def _nowhere(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+        else:
+            await self._no_such_route(scope, receive, send)
 
 
 class _Anything(Convertor[str]):
@@ -83,21 +127,29 @@ def _pattern(path: str) -> str:
 class _Path:
     """The ASGI application of one path: the endpoint of each of its methods."""
 
-    def __init__(self, path: str, endpoints: dict[str, Endpoint]) -> None:
-        self.methods = tuple(endpoints)
-        self._endpoints = dict(endpoints)
-        if "GET" in endpoints:
-            self._endpoints["HEAD"] = endpoints["GET"]  # The server leaves the body out.
-        allow = ", ".join(self._endpoints)
+    def __init__(self, path: str, write_error: WriteError) -> None:
+        self._endpoints: dict[str, Endpoint] = {}
+        self._write_error = write_error
+        self._refused = Endpoint(self._refuse, path, write_error)
 
-        async def refuse(_call: Call) -> Reply:
-            refusal = problem(MethodNotAllowed(f"This path takes {allow}."))
-            return refusal._replace(headers=((b"allow", allow.encode()),))
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What the path takes."""
+        return tuple(method for method in self._endpoints if method != "HEAD")
 
-        self._refuse = Endpoint(refuse, path, problem)
+    def add(self, method: str, endpoint: Endpoint) -> None:
+        """Answer this method."""
+        self._endpoints[method] = endpoint
+        if method == "GET":
+            self._endpoints["HEAD"] = endpoint  # The server leaves the body out.
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._endpoints.get(scope["method"], self._refuse)(scope, receive, send)
+        await self._endpoints.get(scope["method"], self._refused)(scope, receive, send)
+
+    async def _refuse(self, _call: Call) -> Reply:
+        allow = ", ".join(self._endpoints)
+        refused = self._write_error(MethodNotAllowed(f"This path takes {allow}."))
+        return refused._replace(headers=((b"allow", allow.encode()),))
 
 
 def _for_operators(core: Core) -> Iterator[tuple[str, Verb]]:
@@ -127,13 +179,3 @@ def _for_operators(core: Core) -> Iterator[tuple[str, Verb]]:
 
 async def _no_such_route(_call: Call) -> Reply:
     raise NoSuchRoute("There is nothing at this path.")
-
-
-_nowhere_over_http = Endpoint(_no_such_route, _NOWHERE, problem)
-
-
-async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] == "websocket":
-        await send({"type": "websocket.close"})
-    else:
-        await _nowhere_over_http(scope, receive, send)

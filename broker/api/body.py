@@ -38,14 +38,17 @@ class Body(Generic[S]):
     """One kind of request body.
 
     `levels` is how many brackets stand around the variables, whose own nesting is
-    what the contract limits.
+    what the contract limits. Where it is not strict, a number or a boolean may also come
+    as a string.
     """
 
-    def __init__(self, kind: type[S], settings: Settings, *, levels: int = 1) -> None:
+    def __init__(
+        self, kind: type[S], settings: Settings, *, levels: int = 1, is_strict: bool = True
+    ) -> None:
         self.bytes_max = settings.body_bytes_max
         self.depth_max = settings.json_depth_max + levels
-        self._plain = decoder_of(bounded(kind, settings, escapes=False))
-        self._escaped = decoder_of(bounded(kind, settings))
+        self._plain = decoder_of(bounded(kind, settings, escapes=False), is_strict=is_strict)
+        self._escaped = decoder_of(bounded(kind, settings), is_strict=is_strict)
         # A request of nothing but optional members may come as no body at all.
         needed = any(field.required for field in msgspec.structs.fields(kind))
         self._if_empty = b"" if needed else b"{}"
@@ -63,9 +66,9 @@ class Body(Generic[S]):
         return decode(self._escaped if b"\\" in body else self._plain, body), text
 
 
-def decoder_of(kind: type[T]) -> msgspec.json.Decoder[T]:
+def decoder_of(kind: type[T], *, is_strict: bool = True) -> msgspec.json.Decoder[T]:
     """A decoder that knows the edge's own types."""
-    return msgspec.json.Decoder(kind, dec_hook=decode_instant)
+    return msgspec.json.Decoder(kind, dec_hook=decode_instant, strict=is_strict)
 
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes | Raw) -> T:
@@ -84,13 +87,15 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes | Raw) -> T:
 def located(complaint: str) -> tuple[str, str]:
     """msgspec's complaint, which ends in a path like `$.tasks[3].id`, as JSON Pointer and message.
 
-    A field that is unknown or missing is itself what the pointer names.
+    A field that is unknown or missing is itself what the pointer names. Of a map msgspec does not
+    tell the key, so there the pointer ends.
     """
     match = _COMPLAINT.fullmatch(complaint)
     if match is None:  # The pattern takes any text; this is for the type checker.
         return "", complaint
-    steps = [name or index for name, index in _STEP.findall(match["path"] or "")]
-    if match["what"]:
+    path, in_map, _ = (match["path"] or "").partition("[...]")
+    steps = [name or index for name, index in _STEP.findall(path)]
+    if match["what"] and not in_map:
         steps.append(match["field"])
     # RFC 6901, section 3: these two characters have a meaning of their own in a pointer.
     pointer = "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in steps)

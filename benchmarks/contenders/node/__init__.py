@@ -4,7 +4,8 @@ Node, npm and a registry are not Fetchlock's business: where one of them is
 missing, `NodeUnavailable` says which, and a benchmark goes on without these
 peers. Nothing is installed but what `package.json` names by exact version, into
 a folder that the caller chooses, and once: a mark with the digest of that file
-tells the next run that all is there.
+tells the next run that all is there. The tests install the clients of others in
+the same way, from a `source` of their own.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ import anyio
 
 CONTENDERS: Final = ("graphile_worker", "pg_boss")
 
-_HERE: Final = Path(__file__).parent
+SOURCE: Final = Path(__file__).parent
+"""Where the peers' `package.json` and scripts are."""
+
 _DESCRIPTION: Final = "package.json"
 _MARK: Final = ".installed"
 
@@ -45,41 +48,47 @@ class NodeUnavailable(Exception):
 
 
 class Node(NamedTuple):
-    """A Node that runs the peers, and the folder where they are."""
+    """A Node that runs scripts, and the folder where they and their packages are."""
 
     program: Path
     folder: Path
 
-    def command(self, contender: str, dsn: str) -> list[str]:
-        """What starts one of `CONTENDERS` as a contender program."""
-        return [str(self.program), str(self.folder / f"{contender}.mjs"), dsn]
+    def command(self, script: str, argument: str) -> list[str]:
+        """What starts a script by its name, for a contender with its DSN."""
+        return [str(self.program), str(self.folder / f"{script}.mjs"), argument]
 
 
-async def install(folder: Path) -> Node:
-    """Put the peers into `folder`, unless they are there. Raises `NodeUnavailable`."""
-    node = Node(await anyio.to_thread.run_sync(_find_node), _copy_scripts(folder))
-    if not is_installed(node.folder):
+async def install(folder: Path, source: Path = SOURCE) -> Node:
+    """Put the packages and scripts of `source` into `folder`, unless they are there.
+
+    Raises `NodeUnavailable`.
+    """
+    node = Node(await anyio.to_thread.run_sync(_find_node), _copy_scripts(source, folder))
+    if not is_installed(node.folder, source):
         await _run_npm(node)
-        (node.folder / _MARK).write_text(_digest())
+        (node.folder / _MARK).write_text(_digest(source))
     return node
 
 
-def is_installed(folder: Path) -> bool:
+def is_installed(folder: Path, source: Path = SOURCE) -> bool:
     """Whether exactly these versions are in `folder`, so that `install` needs no registry."""
     mark = folder / _MARK
-    return mark.exists() and mark.read_text() == _digest()
+    return mark.exists() and mark.read_text() == _digest(source)
 
 
-def _copy_scripts(folder: Path) -> Path:
-    """Node looks for packages beside the script, and this package may be where nobody may write."""
+def _copy_scripts(source: Path, folder: Path) -> Path:
+    """Node looks for packages beside the script, and the source may be where nobody may write."""
     folder.mkdir(parents=True, exist_ok=True)
-    for source in (_HERE / _DESCRIPTION, *_HERE.glob("*.mjs")):
-        shutil.copyfile(source, folder / source.name)
+    for file in (source / _DESCRIPTION, *source.glob("*.mjs")):
+        # Replaced at one stroke: another process may be starting the script of before.
+        copy = folder / f".{file.name}"
+        shutil.copyfile(file, copy)
+        copy.replace(folder / file.name)
     return folder.resolve()
 
 
-def _digest() -> str:
-    return hashlib.sha256((_HERE / _DESCRIPTION).read_bytes()).hexdigest()
+def _digest(source: Path) -> str:
+    return hashlib.sha256((source / _DESCRIPTION).read_bytes()).hexdigest()
 
 
 def _find_node() -> Path:

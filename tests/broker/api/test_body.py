@@ -141,3 +141,12 @@ def test_a_type_within_two_others_is_one_type() -> None:
 @given(st.text())
 def test_any_complaint_can_be_located(complaint: str) -> None:
     located(complaint)
+
+
+def test_within_a_map_the_pointer_ends_at_the_map() -> None:
+    assert located("Expected `str`, got `int` - at `$.variables[...].type`") == (
+        "/variables",
+        "Expected `str`, got `int`",
+    )
+    missing = "Object missing required field `value` - at `$.variables[...]`"
+    assert located(missing) == ("/variables", "Required field is missing")

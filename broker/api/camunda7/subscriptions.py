@@ -1,0 +1,63 @@
+"""What a worker of Camunda's wishes for, as subscriptions of the dispatcher's.
+
+Absent, null and an empty list do not narrow a wish. A topic that is wished for
+twice counts once, by its last wish: to Camunda it is the key of a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from broker.api.camunda7 import wire
+from broker.dispatcher import Order, Subscription
+
+
+def subscriptions_of(wish: wire.FetchAndLock) -> list[Subscription]:
+    """One subscription a topic."""
+    by_topic = {topic.topic_name: topic for topic in wish.topics or ()}
+    return [_subscription(topic) for topic in by_topic.values()]
+
+
+def order_of(wish: wire.FetchAndLock) -> Order:
+    """Priority only where it is asked for; and the oldest first, unless the newest are wished for.
+
+    The same entry of `sorting` twice is one; of two that contradict each other the first counts,
+    as in any sorting.
+    """
+    first = wish.sorting[0].sort_order if wish.sorting else "asc"
+    return Order(by_priority=bool(wish.use_priority), newest_first=first == "desc")
+
+
+def _subscription(topic: wire.TopicWish) -> Subscription:
+    tenants = _all_of(topic.tenant_id_in, [""] if topic.without_tenant_id else None)
+    return Subscription(
+        topic=topic.topic_name,
+        lock_duration_ms=int(topic.lock_duration),
+        variables=None if topic.variables is None else tuple(topic.variables),
+        process_definition_ids=_all_of(
+            _only(topic.process_definition_id), topic.process_definition_id_in
+        ),
+        process_definition_keys=_all_of(
+            _only(topic.process_definition_key), topic.process_definition_key_in
+        ),
+        version_tag_like=topic.process_definition_version_tag,
+        tenant_ids=tenants,
+        business_key=topic.business_key,
+        any_variables=_pairs(topic.process_variables),
+    )
+
+
+def _only(name: str | None) -> list[str] | None:
+    return None if name is None else [name]
+
+
+def _all_of(*filters: Iterable[str] | None) -> tuple[str, ...] | None:
+    """The names that each of these lists has; None where there is no list."""
+    given = [set(names) for names in filters if names]
+    return tuple(sorted(set.intersection(*given))) if given else None
+
+
+def _pairs(variables: dict[str, msgspec.Raw] | None) -> str | None:
+    return msgspec.json.encode(list(variables.items())).decode() if variables else None
