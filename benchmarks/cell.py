@@ -51,8 +51,8 @@ class Cell:
         self.scale = scale
         self.is_slow = is_slow
         self.options = dict(options or {})
+        self.label = label
         self._workload = workload
-        self._label = label
         self._notes = notes
         self._progressed = progressed
         self._repetition = repetition
@@ -65,12 +65,15 @@ class Cell:
             do, lambda done: self._progressed(do, done, total), **arguments
         )
 
-    async def warm_up(self) -> None:
-        """Start from nothing left, with everything opened and prepared, and nobody's dirty pages."""
+    async def warm_up(self, **draining: object) -> None:
+        """Start from nothing left, with everything opened and prepared, and nobody's dirty pages.
+
+        The drain is given these arguments, where it cannot do without.
+        """
         await self.order("prepare")
         if (count := self.scale.warm_up) and not self.is_slow:
             await self.order("create_bulk", count, count=count)
-            await self.order("drain", count, count=count)
+            await self.order("drain", count, count=count, **draining)
         await self.checkpoint()
 
     async def checkpoint(self) -> None:
@@ -96,18 +99,18 @@ class Cell:
         workload: str | None = None,
     ) -> None:
         """Note a value of this repetition: of the cell's contender and workload, unless given."""
-        key = Key(workload or self._workload, label or self._label, measure)
+        key = Key(workload or self._workload, label or self.label, measure)
         self._notes.add(key, value, unit, better, self._usage.other_cpu)
 
-    def note_cpu(self, tasks: int) -> None:
+    def note_cpu(self, tasks: int, *, label: str | None = None) -> None:
         """Note the CPU seconds of each role, for a thousand tasks."""
         for role, cpu_s in self._usage.cpu_s.items():
-            self.note(f"CPU {role}", cpu_s * 1e6 / tasks, "ms/1k tasks")
+            self.note(f"CPU {role}", cpu_s * 1e6 / tasks, "ms/1k tasks", label=label)
 
     def draw(self, measure: str, unit: str, points: list[tuple[float, float]]) -> None:
         """Keep how something went over time."""
         self._notes.series.append(
-            Series(self._workload, self._label, measure, unit, self._repetition, points)
+            Series(self._workload, self.label, measure, unit, self._repetition, points)
         )
 
 

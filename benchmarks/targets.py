@@ -20,6 +20,7 @@ from benchmarks.contenders import (
     SDK,
 )
 from benchmarks.figures import Figure, Run
+from benchmarks.workloads.camunda7 import BOTH, CAMUNDA7, COMPLETING, NATIVE
 from benchmarks.workloads.limiting import SAME_PROMISE
 
 Need = Literal["≥", "≤"]
@@ -102,6 +103,10 @@ def _drain_over(ours: str, theirs: str) -> Callable[[Run], Measured | None]:
     return _ratio(("drain", ours), ("drain", [theirs]))
 
 
+def _camunda7_over_native(part: str) -> Callable[[Run], Measured | None]:
+    return _ratio(("camunda7", part.format(CAMUNDA7)), ("camunda7", [part.format(NATIVE)]))
+
+
 def _cpu_ratio(run: Run) -> Measured | None:
     top, bottom = (run.find("drain", who, "CPU broker") for who in (_500, _1))
     return over(top, bottom) if top and bottom else None
@@ -143,6 +148,13 @@ TARGETS: Final = (
     Target(
         "create-64", f"{HTTP.name} at 64 ÷ best peer at 8", "≥", 2.0, "×",
         _ratio(("create-64", HTTP.name), ("create-8", _PEERS)),
+    ),
+    *(
+        Target(
+            "camunda7", f"{part.format(CAMUNDA7)} ÷ {NATIVE}", "≥", bound, "×",
+            _camunda7_over_native(part),
+        )
+        for part, bound in ((BOTH, 0.6), (COMPLETING, 0.8))
     ),
     *(
         Target(

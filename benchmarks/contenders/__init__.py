@@ -54,6 +54,7 @@ def _node(name: str, script: str) -> Contender:
 HTTP: Final = _python("fetchlock http", "fetchlock_http", uses_database=False)
 SDK: Final = _python("fetchlock sdk", "fetchlock_sdk", uses_database=False)
 POLLS: Final = _python("fetchlock polls", "fetchlock_polls", uses_database=False)
+ONE_BY_ONE: Final = _python("fetchlock one by one", "fetchlock_one_by_one", uses_database=False)
 
 RAW_SQL: Final = _python("raw SQL", "raw_sql", uses_database=True)
 

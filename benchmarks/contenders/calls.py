@@ -21,8 +21,8 @@ BULK: Final = 1_000
 
 PATH: Final = b"/api/external-tasks"
 
-_LOCK_MS: Final = 60_000
-_WORKER: Final = "bench"
+LOCK_MS: Final = 60_000
+WORKER: Final = "bench"
 _CLEAR_TASKS: Final = 500
 _PAGE: Final = 200
 
@@ -103,7 +103,7 @@ class Calls:
         if not locked:
             return 0
         tasks = [{"id": task.id, "lockToken": task.lock_token} for task in locked]
-        body = msgspec.json.encode({"workerId": _WORKER, "tasks": tasks})
+        body = msgspec.json.encode({"workerId": WORKER, "tasks": tasks})
         answer = _RESULTS.decode(await connections.ask(PATH + b"/complete", body))
         return sum(result.outcome == "done" and not result.replayed for result in answer.results)
 
@@ -131,9 +131,9 @@ def poll(topics: Sequence[str], max_tasks: int, wait_ms: int) -> bytes:
     """The body of a fetch-and-lock."""
     return msgspec.json.encode(
         {
-            "workerId": _WORKER,
+            "workerId": WORKER,
             "maxTasks": max_tasks,
-            "lockDurationMs": _LOCK_MS,
+            "lockDurationMs": LOCK_MS,
             "requestTimeoutMs": wait_ms,
             "subscriptions": [{"topic": topic} for topic in topics],
         }

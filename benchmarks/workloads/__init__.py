@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from benchmarks.cell import Cell
-from benchmarks.contenders import HTTP, PEERS, POLLS, RAW_SQL, SDK, Contender
+from benchmarks.contenders import HTTP, ONE_BY_ONE, PEERS, POLLS, RAW_SQL, SDK, Contender
 from benchmarks.workloads.backlog import backlog
+from benchmarks.workloads.camunda7 import BY_100, CAMUNDA7, NATIVE, by_100, one_by_one
 from benchmarks.workloads.creating import bulk, single
 from benchmarks.workloads.draining import drain, scaling
 from benchmarks.workloads.holding import held_snapshot
@@ -79,6 +80,16 @@ WORKLOADS: Final = (
             Entrant(RAW_SQL, RAW_SQL.name, {}, measure=limits),
         ],
         drain,
+    ),
+    Workload(
+        "camunda7",
+        "Camunda 7 workers beside native ones",
+        [
+            Entrant(ONE_BY_ONE, NATIVE, {"dialect": "native"}),
+            Entrant(ONE_BY_ONE, CAMUNDA7, {"dialect": "camunda7"}),
+            Entrant(HTTP, BY_100, {}, measure=by_100),
+        ],
+        one_by_one,
     ),
     Workload(
         "pickup", "Pickup on an idle topic: create committed → handler running",

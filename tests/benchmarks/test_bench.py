@@ -10,11 +10,12 @@ import psutil
 import pytest
 
 from benchmarks import figures
-from benchmarks.contenders import HTTP, POLLS, SDK
+from benchmarks.contenders import HTTP, ONE_BY_ONE, POLLS, SDK
 from benchmarks.driver import Trouble
 from benchmarks.run import Runner
 from benchmarks.scale import QUICK
 from benchmarks.stand import Kept, Outside
+from benchmarks.targets import TARGETS
 from benchmarks.workloads import WORKLOADS
 from broker.__main__ import main
 from tests.benchmarks.runs import MACHINE
@@ -36,8 +37,17 @@ _TINY = QUICK._replace(
     settle_s=0.0,
     idle_s=0.2,
 )
-_WORKLOADS = {"create-bulk", "create-8", "drain", "pickup", "steady-500", "backlog", "idle-polls"}
-_OURS = {HTTP.name, SDK.name, POLLS.name}
+_WORKLOADS = {
+    "create-bulk",
+    "create-8",
+    "drain",
+    "camunda7",
+    "pickup",
+    "steady-500",
+    "backlog",
+    "idle-polls",
+}
+_OURS = {HTTP.name, SDK.name, POLLS.name, ONE_BY_ONE.name}
 
 
 class _Silence:
@@ -74,6 +84,7 @@ async def test_workloads_run_against_a_broker_and_leave_nothing(
     assert {figure.workload for figure in run.figures} == {each.name for each in workloads}
     assert {each.name for each in run.participants} == _OURS
     assert all(value >= 0 for figure in run.figures for value in figure.values)
+    assert all(target.measure(run) for target in TARGETS if target.workload == "camunda7")
     assert await _open_tasks(database_url) == 0
 
 
