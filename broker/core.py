@@ -46,7 +46,8 @@ _PARTITIONS_S: Final = 3_600.0
 """Partitions are made weeks ahead, so once an hour is plenty, even through a long outage."""
 
 _INSTANCE_TASKS_MAX: Final = 200
-"""Tasks of a process instance that are looked at together: each may have megabytes of variables."""
+"""Tasks of a process instance that are looked at together, and that variables are set of at once:
+each may have megabytes of them to be written anew."""
 
 T = TypeVar("T")
 
@@ -107,12 +108,15 @@ class Core:
 
     # One task, by its id ----------------------------------------------------
 
-    async def retries(self, task_ids: Sequence[str], retries: int) -> bytes:
+    async def retries(
+        self, task_ids: Sequence[str], retries: int, found: Sequence[str] = ()
+    ) -> bytes:
         """Set the failures tasks may still have, all or none.
 
-        Answers with JSON `{state, retries, availableAt}`, of any one of them.
+        Of those that nobody named, but a search found, the finished ones are passed over. Answers
+        with JSON `{state, retries, availableAt}`, of any one of them.
         """
-        return await self._one(self._store.retries(task_ids, retries))
+        return await self._one(self._store.retries(task_ids, retries, found))
 
     async def retry_timeout(self, task_id: str, retry_timeout_ms: int) -> bytes:
         """Move a task that waits for its retry; JSON `{availableAt}`."""
@@ -126,9 +130,14 @@ class Core:
         """Lock one task, or renew its worker's lock; JSON `{lockToken, lockExpiresAt}`."""
         return await self._one(self._store.lock(task_id, worker_id, lock_duration_ms))
 
-    async def variables(self, task_ids: Sequence[str], wish: NewVariables) -> None:
-        """Set and remove variables of unfinished tasks, all or none."""
-        await self._one(self._store.variables(task_ids, wish))
+    async def variables(
+        self, task_ids: Sequence[str], wish: NewVariables, found: Sequence[str] = ()
+    ) -> None:
+        """Set and remove variables of unfinished tasks, all or none.
+
+        Of those that nobody named, but a search found, the finished ones are passed over.
+        """
+        await self._one(self._store.variables(task_ids, wish, found))
 
     async def cancel(self, task_id: str, reason: str | None) -> bytes:
         """End a task for good, or ask its worker to; JSON `{state, cancelRequested?}`."""
@@ -163,7 +172,8 @@ class Core:
     async def instance_tasks(self, process_instance_id: str) -> list[tuple[bytes, bool]]:
         """The tasks of a process instance: each as JSON, and whether it is finished.
 
-        A task that belongs to none is one by itself.
+        Their variables, results and error details are not shown. A task that belongs to none is
+        one by itself.
 
         Raises:
             TaskNotFound: There is none.
@@ -178,6 +188,16 @@ class Core:
                 "no task is of this process instance", {"taskId": process_instance_id}
             )
         return tasks
+
+    async def variable(
+        self, task_ids: Sequence[str], name: str
+    ) -> tuple[bytes | None, bytes | None]:
+        """A variable of the youngest of these tasks that has it: its value and note, as JSON.
+
+        Raises:
+            TaskNotFound: There is none of the tasks.
+        """
+        return await self._store.variable(task_ids, name)
 
     async def list_tasks(self, filters: ListFilters) -> bytes:
         """One page of a search as JSON `{tasks, next}`."""

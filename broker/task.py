@@ -86,6 +86,7 @@ TRANSITIONS: Final[dict[str, dict[State, frozenset[State]]]] = {
         State.LOCKED: frozenset({State.READY, State.FAILED, State.CANCELLED}),
         State.DELAYED: frozenset({State.DELAYED}),
         State.READY: frozenset({State.READY}),
+        State.AWAITING: frozenset({State.AWAITING}),
         State.FAILED: frozenset({State.FAILED}),
     },
     "lock": {State.READY: frozenset({State.LOCKED}), State.LOCKED: frozenset({State.LOCKED})},

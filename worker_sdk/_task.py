@@ -47,8 +47,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, rename="camel", eq=False):
     It is a snapshot: it does not change when the broker's task does. `state` is one of CREATED,
     LOCKED, AWAITING, COMPLETED, BPMN_ERROR, FAILED, CANCELLED. `retries` is how many more failures
     are allowed, or None before the first where the topic's policy decides; `failures` is how many
-    it has had. `attempt` is the number of this lock, 1 for the first. `lock_token` is the fence of this lock, known only to the worker
-    that fetched it: hand it on wherever a late writer must be told from the rightful one.
+    it has had. `attempt` is the number of this lock, 1 for the first. `lock_token` is the fence of
+    this lock, known only to the worker that fetched it: hand it on wherever a late writer must be
+    told from the rightful one.
     `last_progress` and `last_checkpoint` are what was last said about it, in this attempt or in
     earlier ones; None if nothing was.
     """

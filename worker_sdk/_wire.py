@@ -75,6 +75,8 @@ class Locked(Extended):
     """The answer to a lock on one task."""
 
     lock_token: str
+    attempt: int
+    started_at: datetime
 
 
 class Postponed(msgspec.Struct, rename="camel"):

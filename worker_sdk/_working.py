@@ -81,6 +81,8 @@ class Working(Exchange):
             worker_id=worker_id,
             lock_token=locked.lock_token,
             lock_expires_at=locked.lock_expires_at,
+            attempt=locked.attempt,
+            started_at=locked.started_at,
         )
 
     async def complete(self, task: Task, variables: Mapping[str, Any] | None = None) -> None:

@@ -26,11 +26,12 @@ import structlog
 from anyio.abc import TaskGroup
 
 from broker import metrics
+from broker.dispatcher.claims import RunningClaim
 from broker.dispatcher.deadlines import TICK_S, Deadlines
 from broker.dispatcher.waiter import FIRST_IN_FIRST_OUT, Caller, Order, Subscription, Waiter
-from broker.dispatcher.waiters import RunningClaim, Waiters
+from broker.dispatcher.waiters import Waiters
 from broker.errors import TooManyRequests, Unavailable
-from broker.store import Batch, Granted, Results, Retryable, Store, Wake, Wakeups
+from broker.store import Batch, Granted, Results, Retryable, Store, TooSlow, Wake, Wakeups
 
 __all__ = ["Caller", "Delivery", "Dispatcher", "Order", "Subscription"]
 
@@ -258,12 +259,14 @@ class Dispatcher:
             granted = await self._store.fetch_and_lock(running.claim)
         except (Unavailable, Retryable) as error:
             refusal = error if isinstance(error, Unavailable) else Unavailable(str(error))
-            self._waiters.fail(running, refusal)
+            is_too_slow = isinstance(error, TooSlow)
+            self._waiters.fail(running, refusal, may_be_its_own=is_too_slow)
             pause_s = random.uniform(*_AWAY_S)
         except Exception:
             # A task that breaks the statement must not take one broker after the other down.
             _log.exception("a claim failed")
-            self._waiters.fail(running, Unavailable("the broker failed; its log says why"))
+            refusal = Unavailable("the broker failed; its log says why")
+            self._waiters.fail(running, refusal, may_be_its_own=True)
             pause_s = _AWAY_S[1]
         except BaseException:
             self._waiters.fail(running, Unavailable("the broker is stopping"))

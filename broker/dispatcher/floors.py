@@ -8,7 +8,8 @@ ended.
 
 A floor is a hint, never a guarantee. What commits late or is rolled back lies
 below it unseen, so about once a second a scan starts a second or two behind,
-and once a minute from the very start. Correctness never depends on it: a floor
+and once a minute from the very start. (A scan that is still on its way to the
+end goes on before it goes back.) Correctness never depends on it: a floor
 that is too high delays a task, and one that is too low costs a slow scan.
 """
 
@@ -28,12 +29,13 @@ _RESTART_S: Final = 60.0
 class Floor:
     """The floor of one stretch (fresh or returned) of one lane. Pure: time is given."""
 
-    __slots__ = ("_behind", "_came", "_position", "_reprobe_at_s", "_restart_at_s")
+    __slots__ = ("_behind", "_came", "_held", "_position", "_reprobe_at_s", "_restart_at_s")
 
     def __init__(self, now_s: float) -> None:
         self._position = 0
         self._behind = 0
         self._came = sys.maxsize
+        self._held = sys.maxsize
         self._reprobe_at_s = now_s + _REPROBE_S
         self._restart_at_s = now_s + _RESTART_S
 
@@ -50,7 +52,9 @@ class Floor:
             self._position, self._behind = 0, self._position
         elif now_s >= self._reprobe_at_s:
             self._reprobe_at_s = now_s + _REPROBE_S
-            self._position, self._behind = self._behind, self._position
+            back_to = min(self._behind, self._held - 1)
+            self._held = sys.maxsize
+            self._position, self._behind = back_to, self._position
         return self._position
 
     def raise_to(self, position: int) -> None:
@@ -61,11 +65,24 @@ class Floor:
         self._position = max(self._position, min(position, self._came - 1))
 
     def go_on(self, now_s: float) -> None:
-        """The scan stopped short of the end, and the next goes on from there.
+        """The scan stopped short of the end with nothing, and the next goes on from there.
 
-        To start again can wait: what lies at the end of a long lane would else never be reached.
+        To go back can wait, and then goes no further than to here: what lies at the end of a long
+        lane would else be reached late, or never.
         """
         self._restart_at_s = now_s + _RESTART_S
+        self._reprobe_at_s = now_s + _REPROBE_S
+        self._behind = self._position
+
+    def pass_over(self, position: int, *, goes_on: bool) -> None:
+        """Somebody held what the scan wanted, and may let go of it without telling.
+
+        A scan that goes on has others to find first: then it is for when it goes back.
+        """
+        if goes_on:
+            self._held = min(self._held, position)
+        else:
+            self._position = min(self._position, position - 1)
 
     def lower_to(self, position: int) -> None:
         """A task at this position came (back)."""

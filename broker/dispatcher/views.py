@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from heapq import nsmallest
 from typing import Final, NamedTuple
 
 from broker.dispatcher.floors import Floor
@@ -18,6 +19,13 @@ from broker.store import Lane, Lanes
 IDLE_LOOKS_MAX: Final = 16
 """Looks of a lane that are kept though nobody waits: a worker that polls again goes on from where
 its last poll came to. All of them hear of all news, so they must stay few."""
+
+IDLE_LOOK_S: Final = 60.0
+"""How long they are kept: a filter may be large."""
+
+STIRRED_MAX: Final = 10
+"""Groups that filter by what only rows tell, and are looked for on one lane where there may be
+something. Each would need a claim of its own, and most likely all of them for nothing."""
 
 
 class Through(NamedTuple):
@@ -30,13 +38,14 @@ class Through(NamedTuple):
 class Look:
     """What looking at one lane through one filter has shown."""
 
-    __slots__ = ("dry_until_s", "fresh", "groups", "returned")
+    __slots__ = ("dry_until_s", "fresh", "groups", "idle_since_s", "returned")
 
     def __init__(self, now_s: float) -> None:
         self.fresh = Floor(now_s)
         self.returned = Floor(now_s)
         self.dry_until_s = 0.0
         self.groups: set[Group] = set()
+        self.idle_since_s: float | None = None
 
     def floor(self, *, returned: bool) -> Floor:
         """That of one stretch."""
@@ -55,6 +64,7 @@ class View:
         "is_claimed",
         "news",
         "plain",
+        "was_filtered",
     )
 
     def __init__(self, now_s: float) -> None:
@@ -64,6 +74,8 @@ class View:
         self._idle: dict[Through, Look] = {}
         self.groups: set[Group] = set()
         self.is_claimed = False
+        self.was_filtered = False
+        """Whether the last claim filtered by what only rows tell."""
         self.news = 0
         """Counts the wake-ups: what came while a claim ran is not settled by it."""
         self._news_asked = 0
@@ -77,6 +89,7 @@ class View:
         if through is not None:
             known = self._looks.get(through) or self._idle.pop(through, None)
             look = self._looks[through] = known or Look(now_s)
+            look.idle_since_s = None
         look.groups.add(group)
         return look
 
@@ -93,6 +106,14 @@ class View:
             if len(self._idle) > IDLE_LOOKS_MAX:
                 del self._idle[next(iter(self._idle))]
 
+    def forget_idle(self, now_s: float) -> None:
+        """Forget the looks through which nobody has looked for long."""
+        for through, look in list(self._idle.items()):
+            if look.idle_since_s is None:
+                look.idle_since_s = now_s
+            elif now_s - look.idle_since_s > IDLE_LOOK_S:
+                del self._idle[through]
+
     def lower_to(self, position: int, *, returned: bool) -> None:
         """A task at this position came (back)."""
         self.plain.floor(returned=returned).lower_to(position)
@@ -105,6 +126,20 @@ class View:
         self.plain.dry_until_s = 0.0
         for look in self._filtered():
             look.dry_until_s = 0.0
+
+    def stir_some(self) -> list[Group]:
+        """There may be something, nobody knows where: those to look for it.
+
+        Those whose lanes tell all, and of the others who have not been looked for for longest.
+        """
+        self.news += 1
+        self.plain.dry_until_s = 0.0
+        filtered = (group for group in self.groups if group.has_row_filter)
+        stirred = nsmallest(STIRRED_MAX, filtered, key=lambda group: group.turn)
+        for look in self._filtered():
+            if not look.groups.isdisjoint(stirred):
+                look.dry_until_s = 0.0
+        return [*stirred, *(group for group in self.groups if not group.has_row_filter)]
 
     def look_from(self, now_s: float) -> int:
         """Beyond which position anything fresh is of interest to somebody who waits here."""
@@ -142,13 +177,15 @@ class Group:
     """The waiters with the same subscriptions and order, in the order they came."""
 
     __slots__ = (
-        "_not_before", "impatient", "is_due", "is_plain", "order", "places", "subscriptions",
-        "waiters",
+        "_not_before", "has_row_filter", "impatient", "is_due", "is_plain", "order", "places",
+        "subscriptions", "waiters",
     )  # fmt: skip
 
     def __init__(self, subscriptions: tuple[Subscription, ...], order: Order) -> None:
         self.subscriptions = subscriptions
         self.order = order
+        self.has_row_filter = any(wish.row_filter is not None for wish in subscriptions)
+        """Whether the lanes do not tell all."""
         self.is_plain = not order.newest_first and not self.has_row_filter
         """It takes whatever its lanes have, the oldest first."""
         self.places: list[Place] = []
@@ -157,11 +194,6 @@ class Group:
         """Those of the waiters who want to know what there is now, and do not park."""
         self.is_due = False
         self._not_before = 0
-
-    @property
-    def has_row_filter(self) -> bool:
-        """Whether the lanes do not tell all."""
-        return any(wish.row_filter is not None for wish in self.subscriptions)
 
     @property
     def first(self) -> Waiter:
@@ -174,12 +206,24 @@ class Group:
         return max(self.first.arrival, self._not_before)
 
     def let_pass(self, arrival: int) -> None:
-        """It had its turn for nothing, and gives way to those who have come until now.
+        """It had its turn for nothing, and lets those pass who have come until now.
 
         It looks at tasks that others may take, and may have to look for long or again with each
         new one: by the arrival of its first waiter it would always be the next.
         """
         self._not_before = arrival
+
+    def gives_way(self) -> bool:
+        """Whether the others on one of its lanes are to have the next claim.
+
+        Of many groups that filter by what only rows tell, each needs a claim of its own: who
+        comes after all of them would hardly ever have one.
+        """
+        return self.has_row_filter and any(
+            place.view.was_filtered
+            and any(other.is_due and not other.has_row_filter for other in place.view.plain.groups)
+            for place in self.places
+        )
 
     def resolve(self, lanes: Lanes, views: dict[int, View], now_s: float) -> None:
         """Find the lanes and their ranks: the highest priority is visited first."""

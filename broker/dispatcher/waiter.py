@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import NamedTuple, Protocol
 
@@ -119,7 +120,7 @@ class Waiter:
 
     __slots__ = (
         "arrival", "body", "caller", "error", "in_claim", "is_impatient", "is_leaving",
-        "parked", "settled", "tasks", "tasks_max", "worker_id",
+        "looks_until_s", "parked", "settled", "tasks", "tasks_max", "worker_id",
     )  # fmt: skip
 
     def __init__(
@@ -130,6 +131,8 @@ class Waiter:
         self.caller = caller
         self.is_impatient = is_impatient
         """It wants to know what there is now, and does not park."""
+        self.looks_until_s = math.inf
+        """When it is told that there is nothing, though not all was looked at."""
         self.arrival = 0
         self.in_claim = False
         self.is_leaving = False

@@ -9,7 +9,9 @@ Waiters with equal subscriptions form a group, and a claim is made for a group:
 first come, first served within it, one claim at a time. Groups that share a
 lane take turns, the one whose first waiter came earliest first, so that no
 waiter is overtaken on any lane. (A group that filters by what only rows tell
-may find nothing of what is there: it then lets the others pass for once.)
+may find nothing of what is there: it then lets the others pass for once. As many
+of these may wait on a lane, at most every second claim there is theirs while
+others wait, too. And a claim that fails lets the others pass.)
 
 A lane is *dry* once a look found nothing and until news of it comes. A group
 all of whose lanes are dry is not looked for: that is how ten thousand parked
@@ -23,14 +25,13 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
-from typing import Final, NamedTuple
+from typing import Final
 
-import msgspec
-
-from broker.dispatcher.views import Group, Look, View
+from broker.dispatcher.claims import RunningClaim, claim_of
+from broker.dispatcher.views import Group, View
 from broker.dispatcher.waiter import FIRST_IN_FIRST_OUT, Order, Subscription, Waiter
 from broker.errors import BrokerError
-from broker.store import Claim, Filtered, Granted, Lanes, Scan
+from broker.store import Granted, Lanes
 
 CLAIM_TASKS_MAX: Final = 1_000
 """Tasks locked by one statement, whoever waits: beyond, its latency grows and nothing is saved."""
@@ -38,31 +39,14 @@ CLAIM_TASKS_MAX: Final = 1_000
 CLAIM_WAITERS_MAX: Final = 100
 """Waiters served by one statement: one created task must not cost ten thousand waiters a look."""
 
-LOOKED_AT_MAX: Final = 2_000
-"""Tasks that one statement looks at for a group that filters by what only rows tell: some 20 ms. A
-claim goes on where the last one ended, but with the newest first these are all that are found."""
-
-READ_MAX: Final = 20_000
-"""Tasks that it reads to find these: to merge by age it reads as many from each of its scans."""
+IMPATIENT_FOR_S: Final = 1.0
+"""How long tasks are looked at for who does not park. A later poll goes on where this one ended."""
 
 OFFER_GROUPS_MAX: Final = 100
 """Groups on one topic or lane among whom the first is looked for, before every create."""
 
 DRY_FOR_S: Final = 1.5
 """How long a lane that nobody looks at is believed to be dry."""
-
-
-class RunningClaim(NamedTuple):
-    """A claim in flight: what to run, for which waiters, and what was known when it started."""
-
-    claim: Claim
-    group: Group
-    waiters: list[Waiter]
-    impatient: list[Waiter]
-    news: dict[int, int]
-    looks: dict[int, Look]
-    is_offer: bool
-    """The tasks it claims are yet to be created."""
 
 
 class Waiters:
@@ -98,6 +82,7 @@ class Waiters:
                 self._by_topic[wish.topic].add(group)
             group.resolve(self._lanes, self._views, now_s)
         waiter.arrival = next(self._arrivals)
+        waiter.looks_until_s = now_s + IMPATIENT_FOR_S
         group.waiters[waiter] = None
         if waiter.is_impatient:
             group.impatient.add(waiter)
@@ -144,10 +129,11 @@ class Waiters:
         lanes = self._lanes.since(len(self._views))
         for lane in lanes:
             self._views[lane.lane_id] = View(now_s)
-        for lane in lanes:
-            for group in self._by_topic.get(lane.topic, ()):
-                group.resolve(self._lanes, self._views, now_s)
-                self._make_due(group)
+        # Once each, whatever has come: it goes through all lanes of all its topics.
+        topics = {lane.topic for lane in lanes}
+        for group in {group for topic in topics for group in self._by_topic.get(topic, ())}:
+            group.resolve(self._lanes, self._views, now_s)
+            self._make_due(group)
 
     def wake(self, lane_id: int, position: int, *, returned: bool, now_s: float) -> bool:
         """A lane got work at this position. Answers whether the lane is known here.
@@ -166,7 +152,8 @@ class Waiters:
         """There may be work on these lanes, nobody knows where."""
         for lane_id in lane_ids:
             if view := self._views.get(lane_id):
-                self._stir(view)
+                for group in view.stir_some():
+                    self._make_due(group)
 
     def look_everywhere(self) -> None:
         """News may have been missed."""
@@ -181,6 +168,8 @@ class Waiters:
     def watched_floors(self, now_s: float) -> dict[int, int]:
         """The lanes somebody waits for, and where to look for something fresh."""
         self.learn_lanes(now_s)
+        for view in self._views.values():
+            view.forget_idle(now_s)
         return {
             lane_id: view.look_from(now_s) for lane_id, view in self._views.items() if view.groups
         }
@@ -199,26 +188,38 @@ class Waiters:
 
     def next_claim(self, now_s: float) -> RunningClaim | None:
         """The claim to run next, if any can run now."""
-        blocked = []
+        passed = []
         awaited: set[int] = set()
+        yielding: list[Group] = []
         running = None
         while self._due and running is None:
             turn, _, group = heappop(self._due)
             self._drop_gone(group)
-            lane_ids = [place.lane.lane_id for place in group.places]
             if not group.waiters or self._is_dry(group, now_s):
                 group.is_due = False
             elif group.turn != turn:
                 heappush(self._due, (group.turn, id(group), group))
-            elif any(lane_id in awaited or self._views[lane_id].is_claimed for lane_id in lane_ids):
-                blocked.append((turn, id(group), group))
+            elif _is_blocked(group, awaited):
+                passed.append(group)
                 # It keeps its turn on all of its lanes, or others might pass it for ever.
-                awaited.update(lane_ids)
+                awaited.update(place.lane.lane_id for place in group.places)
+            elif group.gives_way():
+                passed.append(group)
+                yielding.append(group)
             else:
                 running = self._start(group, now_s)
-        for entry in blocked:
-            heappush(self._due, entry)
-        return running
+        for group in passed:
+            heappush(self._due, (group.turn, id(group), group))
+        return running or self._start_yielding(yielding, awaited, now_s)
+
+    def _start_yielding(
+        self, groups: list[Group], awaited: set[int], now_s: float
+    ) -> RunningClaim | None:
+        """Whom these gave way to has found its lanes dry or its clients gone."""
+        for group in groups:
+            if not _is_blocked(group, awaited):
+                return self._start(group, now_s)
+        return None
 
     def offer(self, topics: Iterable[str], tasks: int, now_s: float) -> RunningClaim | None:
         """A claim on so many tasks that are about to be created on these topics, if anybody can
@@ -257,28 +258,11 @@ class Waiters:
         news, looks = {}, {}
         for lane, _, _, view, look in group.places:
             view.is_claimed = True
+            view.was_filtered = group.has_row_filter
             news[lane.lane_id], looks[lane.lane_id] = view.news, look
-        claim = self._claim(group, waiters, now_s)
+        claim = claim_of(group, waiters, self._lanes, now_s)
         is_offer = offered is not None
         return RunningClaim(claim, group, waiters, list(group.impatient), news, looks, is_offer)
-
-    def _claim(self, group: Group, waiters: list[Waiter], now_s: float) -> Claim:
-        scans = []
-        for lane, rank, wish, _, look in group.places:
-            names = None if wish.variables is None else msgspec.json.encode(wish.variables).decode()
-            about = wish.lock_duration_ms, names, self._lanes.members_json(lane.lane_id)
-            for returned in (True, False):
-                # With the newest first, the oldest are left: no floor rises.
-                from_ = (
-                    0
-                    if group.order.newest_first
-                    else look.floor(returned=returned).scan_from(now_s)
-                )
-                scans.append(Scan(lane.lane_id, rank, returned, from_, *about))
-        worker_ids = [waiter.worker_id for waiter in waiters]
-        tasks_max = [waiter.tasks_max for waiter in waiters]
-        filtered = None if group.is_plain else _filtered(group, sum(tasks_max))
-        return Claim(scans, worker_ids, tasks_max, filtered)
 
     def _take_turns(self, group: Group, wanted: int) -> list[Waiter]:
         """Those whom the next claim serves. Nothing is locked for a client that has left."""
@@ -308,13 +292,13 @@ class Waiters:
         for lane_id, news in running.news.items():
             is_dry = is_drained and self._views[lane_id].news == news
             running.looks[lane_id].dry_until_s = now_s + DRY_FOR_S if is_dry else 0.0
-        if is_drained:
-            # They may be far behind those served, but there was nothing left for them.
-            for waiter in running.impatient:
-                waiter.is_leaving = True
-        for waiter in running.waiters:
-            # It has had its turn: what another broker is locking just now is not there for it.
-            waiter.is_leaving |= waiter.is_impatient and not granted.has_more
+        for waiter in running.impatient:
+            # It may be far behind those served, but there was nothing left for it. Or it has had
+            # its turn: what another broker is locking just now is not there for it.
+            if granted.has_more:
+                waiter.is_leaving |= now_s >= waiter.looks_until_s
+            else:
+                waiter.is_leaving |= is_drained or waiter in running.waiters
         if not (granted.locked or running.group.is_plain):
             running.group.let_pass(next(self._arrivals))
         self._end(running)
@@ -327,15 +311,28 @@ class Waiters:
         for lane_id, returned, position in granted.tips:
             floor = running.looks[lane_id].floor(returned=returned)
             floor.raise_to(position)
-            if granted.has_more:
+            if granted.has_more and not granted.locked:
                 floor.go_on(now_s)
+        for lane_id, returned, position in granted.held:
+            floor = running.looks[lane_id].floor(returned=returned)
+            floor.pass_over(position, goes_on=granted.has_more)
 
-    def fail(self, running: RunningClaim, error: BrokerError) -> None:
-        """A claim did not run: who does not park is told, the others try again."""
-        for waiter in running.impatient:
+    def fail(
+        self, running: RunningClaim, error: BrokerError, *, may_be_its_own: bool = False
+    ) -> None:
+        """A claim did not run: who does not park is told, the others try again.
+
+        Where the trouble may be the claim's own, whoever filters by what only rows tell is told,
+        too: its filter may be too much each time, and hold up the others on its lanes each time.
+        """
+        told = set(running.impatient)
+        if may_be_its_own and running.group.has_row_filter:
+            told.update(running.waiters)
+        for waiter in told:
             if not waiter.settled.is_set():
                 waiter.error = error
                 waiter.is_leaving = True
+        running.group.let_pass(next(self._arrivals))
         self.withdraw(running)
 
     def withdraw(self, running: RunningClaim) -> None:
@@ -353,21 +350,13 @@ class Waiters:
                 self._remove(running.group, waiter)
 
 
+def _is_blocked(group: Group, awaited: set[int]) -> bool:
+    """Whether one of its lanes is being looked at, or waited for by others before it."""
+    return any(place.view.is_claimed or place.lane.lane_id in awaited for place in group.places)
+
+
 def _is_first(group: Group, view: View) -> bool:
     """Whether nobody has waited longer on this lane."""
     return len(view.groups) <= OFFER_GROUPS_MAX and all(
         group.first.arrival <= other.first.arrival for other in view.groups
-    )
-
-
-def _filtered(group: Group, demand: int) -> Filtered:
-    wishes = [place.wish for place in group.places for _ in range(2)]
-    looked_at_max = demand
-    if group.has_row_filter:
-        looked_at_max = max(demand, min(LOOKED_AT_MAX, READ_MAX // len(wishes)))
-    return Filtered(
-        [wish.business_key for wish in wishes],
-        [wish.any_variables for wish in wishes],
-        group.order.newest_first,
-        looked_at_max,
     )

@@ -6,7 +6,7 @@
 
 from broker.store.lanes import Lane, Lanes
 from broker.store.migrations import SchemaMismatch, check_schema, migrate, pending
-from broker.store.pool import ConnectionLost, Retryable, open_pool
+from broker.store.pool import ConnectionLost, Retryable, TooSlow, open_pool
 from broker.store.searching import Condition, Filters, Found, Search, Sort
 from broker.store.shapes import (
     Batch,
@@ -44,6 +44,7 @@ __all__ = [
     "Sort",
     "Store",
     "Swept",
+    "TooSlow",
     "Wake",
     "Wakeups",
     "check_schema",

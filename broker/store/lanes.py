@@ -2,7 +2,8 @@
 
 Lanes are made by whoever creates the first task of one and hardly ever go
 away, so each process keeps them all in memory: they are few (a topic has at
-most 256 priorities), and every subscription is resolved against them.
+most 256 priorities, and 4,096 lanes), and every subscription is resolved
+against them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import orjson
 
 PRIORITIES_MAX: Final = 256
 """Distinct priorities of one topic: a fetch visits lanes one by one, so they must stay few."""
+
+LANES_MAX: Final = 4_096
+"""Lanes of one topic, whatever tells them apart: an unfiltered fetch visits all of them."""
 
 
 class Lane(NamedTuple):

@@ -12,7 +12,7 @@ from broker import metrics
 from broker.errors import Conflict, Invalid, LockLost, TooLarge, Unavailable
 from broker.store import queries
 from broker.store.database import SHARD
-from broker.store.lanes import PRIORITIES_MAX
+from broker.store.lanes import LANES_MAX, PRIORITIES_MAX
 from broker.store.long_work import LongWork
 from broker.store.shapes import Batch, NewVariables, Results, Wake
 
@@ -22,11 +22,16 @@ _CANCELLED: Final = Batch([Results(b'{"state":"CANCELLED"}', 0)], [], None)
 class Operating(LongWork):
     """A database whose tasks can be put right."""
 
-    async def retries(self, task_ids: Sequence[str], retries: int) -> Batch:
-        """Set the failures that tasks may still have, all or none; redrive the failed ones."""
-        rows = await self._fetch("retries", queries.RETRIES, SHARD, task_ids, retries)
+    async def retries(
+        self, task_ids: Sequence[str], retries: int, found: Sequence[str] = ()
+    ) -> Batch:
+        """Set the failures that tasks may still have, all or none; redrive the failed ones.
+
+        Those found are beside those named: of them what was finished meanwhile is passed over.
+        """
+        rows = await self._fetch("retries", queries.RETRIES, SHARD, task_ids, retries, found)
         if not rows:
-            await self._refuse_all(task_ids)
+            await self._refuse_all([*task_ids, *found])
         return self._each(rows)
 
     async def retry_timeout(self, task_id: str, retry_timeout_ms: int) -> Batch:
@@ -40,17 +45,22 @@ class Operating(LongWork):
         """Move an unfinished task to another priority.
 
         Raises:
-            Invalid: The topic has as many priorities as it may have.
+            Invalid: The topic has as many priorities, or lanes, as it may have.
         """
         rows = await self._fetch("priority", queries.PRIORITY, SHARD, task_id, priority)
         if rows and rows[0]["answer"] is None:
             await self._fetch(
-                "lane_beside", queries.LANE_BESIDE, SHARD, task_id, priority, PRIORITIES_MAX
-            )
+                "lane_beside", queries.LANE_BESIDE, SHARD, task_id, priority,
+                PRIORITIES_MAX, LANES_MAX,
+            )  # fmt: skip
             await self.load_lanes()
             rows = await self._fetch("priority", queries.PRIORITY, SHARD, task_id, priority)
             if rows and rows[0]["answer"] is None:
-                raise Invalid("the topic has too many priorities", [("/priority", "one too many")])
+                raise Invalid(
+                    "the topic has too many priorities, or too many tenants, definitions and"
+                    " version tags with a priority each",
+                    [("/priority", "one too many")],
+                )
         return await self._one(rows, task_id)
 
     async def lock(self, task_id: str, worker_id: str, lock_duration_ms: int) -> Batch:
@@ -70,18 +80,26 @@ class Operating(LongWork):
                 detail = reason.pop("detail")
                 facts = {name: reason[name] for name in ("state", "holder", "lockExpiresAt")}
                 raise LockLost(detail, {"taskId": task_id, **facts})
+        elif rows[0]["is_new"]:
+            self._count_fetched([rows[0]["lane_id"]], [1])
         return await self._one(rows, task_id)
 
-    async def variables(self, task_ids: Sequence[str], wish: NewVariables) -> Batch:
+    async def variables(
+        self, task_ids: Sequence[str], wish: NewVariables, found: Sequence[str] = ()
+    ) -> Batch:
         """Set and remove variables of unfinished tasks, all or none.
+
+        Those found are beside those named: of them what was finished meanwhile is passed over.
 
         Raises:
             TooLarge: They would have too many bytes then.
         """
         bytes_max = self._settings.variables_bytes_max
-        rows = await self._fetch("variables", queries.VARIABLES, SHARD, task_ids, *wish, bytes_max)
+        rows = await self._fetch(
+            "variables", queries.VARIABLES, SHARD, task_ids, *wish, bytes_max, found
+        )
         if not rows:
-            await self._refuse_all(task_ids)
+            await self._refuse_all([*task_ids, *found])
         if rows[0]["is_too_large"]:
             raise TooLarge(
                 f"The variables would have more than {bytes_max} bytes.", {"bytesMax": bytes_max}

@@ -33,6 +33,10 @@ class ConnectionLost(Unavailable):
     """The connection ended under the statement: it may have been committed, or not."""
 
 
+class TooSlow(Unavailable):
+    """The statement took longer than any may take; tried again it may well do so again."""
+
+
 @contextmanager
 def map_exceptions() -> Iterator[None]:
     """Turn what asyncpg raises into the broker's errors, at the one boundary.
@@ -40,7 +44,8 @@ def map_exceptions() -> Iterator[None]:
     1. The database asks to try again (deadlock, serialization failure).
     2. A value it cannot take: the caller's mistake that validation let pass.
     3. The connection ended, whoever ended it.
-    4. It is away, starting, stopping, out of connections, or too slow.
+    4. The statement took too long.
+    5. It is away, starting, stopping, out of connections, or does not answer.
     Anything else is a mistake of ours and passes as it is.
     """
     try:
@@ -59,6 +64,8 @@ def map_exceptions() -> Iterator[None]:
         ConnectionError,
     ) as error:
         raise ConnectionLost(f"the database is not available: {type(error).__name__}") from error
+    except asyncpg.QueryCanceledError as error:
+        raise TooSlow(f"the database is not available: {type(error).__name__}") from error
     except (
         asyncpg.OperatorInterventionError,
         asyncpg.InsufficientResourcesError,

@@ -91,7 +91,10 @@ class Refusing(Database):
         raise Conflict("the task's state does not allow this", facts)
 
     async def _refuse_all(self, task_ids: Sequence[str]) -> NoReturn:
-        """Raise why a verb that is about all of these tasks did nothing. As `_refuse`."""
+        """Raise why a verb about these tasks did nothing: the first that stands in its way.
+
+        As `_refuse`.
+        """
         for task_id, reason in zip(task_ids, await self._reasons(task_ids), strict=True):
             if reason["code"] == TaskNotFound.code or reason.get("state") in _FINISHED:
                 await self._refuse(task_id)
@@ -110,3 +113,8 @@ class Refusing(Database):
         for lane_id, count in zip(row["lanes"] or (), row[counts] or (), strict=True):
             if count:
                 metrics.TASKS_FINISHED.labels(self._topic(lane_id), outcome).inc(count)
+
+    def _count_fetched(self, lane_ids: Sequence[int] | None, counts: Sequence[int] | None) -> int:
+        for lane_id, count in zip(lane_ids or (), counts or (), strict=True):
+            metrics.TASKS_FETCHED.labels(self._topic(lane_id)).inc(count)
+        return sum(counts or ())

@@ -4,26 +4,35 @@ Unlike `list_tasks`, which goes back through the history page by page, this
 looks at everything that is open at one instant, and sorts it as the caller
 wants. That can be slow: few filters have an index, and the others walk along
 all open tasks, a second for a million of them (see fetchlock.matching). The
-statement timeout bounds the time; the size of an answer is bounded here.
+statement timeout bounds the time of one, and its turn how many there are at
+once; the size of an answer is bounded here.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Final, Literal, NamedTuple, get_args
 
+import anyio
 import msgspec
 from msgspec import Raw, Struct
 
-from broker.errors import Invalid
+from broker.errors import Invalid, Unavailable
+from broker.settings import Settings
 from broker.store import queries
 from broker.store.database import SHARD
+from broker.store.pool import Pool
 from broker.store.refusing import Refusing
 
 FOUND_MAX: Final = 10_000
 """Tasks of one answer: some ten megabytes, as their variables are not shown."""
 
 FIRST_RESULT_MAX: Final = 2**31 - 1
+
+TURN_MS: Final = 5_000
+"""A search that waits longer for those before it is sent away: then there are too many of them."""
 
 Operator = Literal["eq", "neq", "gt", "gteq", "lt", "lteq", "like", "notLike"]
 SortBy = Literal[
@@ -117,22 +126,44 @@ class Found(NamedTuple):
 
 
 class Searching(Refusing):
-    """A database whose open tasks can be searched."""
+    """A database whose open tasks can be searched.
+
+    One search at a time: each may hold a connection for seconds, and there are a few that all
+    workers live on. A dashboard that asks for a dozen counts at once must not keep tasks from
+    being created, fetched and completed meanwhile.
+    """
+
+    def __init__(self, pool: Pool, settings: Settings) -> None:
+        super().__init__(pool, settings)
+        self._searches = anyio.CapacityLimiter(1)
+
+    @asynccontextmanager
+    async def _in_turn(self) -> AsyncIterator[None]:
+        try:
+            with anyio.fail_after(TURN_MS / 1000):
+                await self._searches.acquire()
+        except TimeoutError:
+            raise Unavailable("too many searches at once, or too slow ones") from None
+        try:
+            yield
+        finally:
+            self._searches.release()
 
     async def search(self, search: Search) -> list[Found]:
         """The open tasks that match, in order.
 
         Raises:
             Invalid: They are more than one answer may have. None is left out in silence.
-            Unavailable: It took longer than a statement may.
+            Unavailable: It took longer than a statement may, or its turn did not come.
         """
         levels = search.levels()
         wanted = FOUND_MAX + 1 if search.max_results is None else search.max_results
-        rows = await self._fetch(
-            "search", queries.SEARCH, SHARD, search.filters.text(),
-            [level.by for level in levels], [level.is_descending for level in levels],
-            search.first_result, min(wanted, FOUND_MAX + 1),
-        )  # fmt: skip
+        async with self._in_turn():
+            rows = await self._fetch(
+                "search", queries.SEARCH, SHARD, search.filters.text(),
+                [level.by for level in levels], [level.is_descending for level in levels],
+                search.first_result, min(wanted, FOUND_MAX + 1),
+            )  # fmt: skip
         if len(rows) > FOUND_MAX:
             raise Invalid(
                 f"more than {FOUND_MAX} tasks match: narrow the search, or ask for pages "
@@ -142,11 +173,13 @@ class Searching(Refusing):
 
     async def count(self, filters: Filters) -> int:
         """How many open tasks match. Raises `Unavailable` as `search` does."""
-        [row] = await self._fetch("count", queries.COUNT, SHARD, filters.text())
+        async with self._in_turn():
+            [row] = await self._fetch("count", queries.COUNT, SHARD, filters.text())
         count: int = row["count"]
         return count
 
     async def topics(self, filters: Filters) -> list[str]:
         """The topics of the open tasks that match. Raises `Unavailable` as `search` does."""
-        rows = await self._fetch("topics", queries.TOPICS, SHARD, filters.text())
+        async with self._in_turn():
+            rows = await self._fetch("topics", queries.TOPICS, SHARD, filters.text())
         return [row["topic"] for row in rows]

@@ -50,11 +50,13 @@ class Filtered(NamedTuple):
     """
 
     business_keys: Sequence[str | None]
-    any_variables: Sequence[str | None]
-    """A JSON array of `[name, value]`."""
+    variable_filters: Sequence[int | None]
+    """Which of `any_variables`, from one: many scans have the same."""
     newest_first: bool
     looked_at_max: int
     """Tasks whose rows are looked at, all scans together."""
+    any_variables: Sequence[str]
+    """A JSON array of `[name, value]` each."""
 
 
 class Claim(NamedTuple):
@@ -82,6 +84,8 @@ class Granted(NamedTuple):
     """Lane, returned, last position that was locked, or, of a filtered claim, looked at."""
     has_more: bool = False
     """A filtered claim has not looked at all there is: the next one goes on."""
+    held: Sequence[tuple[int, bool, int]] = ()
+    """Lane, returned, first position that a filtered claim wanted but somebody held."""
 
 
 class Batch(NamedTuple):

@@ -20,11 +20,11 @@ import msgspec
 import orjson
 
 from broker import metrics
-from broker.errors import Invalid
+from broker.errors import Invalid, TaskNotFound
 from broker.store import answers, queries
 from broker.store.cursor import Cursor
 from broker.store.database import SHARD
-from broker.store.lanes import PRIORITIES_MAX
+from broker.store.lanes import LANES_MAX, PRIORITIES_MAX
 from broker.store.operating import Operating
 from broker.store.searching import Searching
 from broker.store.shapes import (
@@ -99,7 +99,9 @@ class Store(Operating, Searching):
 
     async def _make_lanes(self, requests: Sequence[str]) -> None:
         limit = self._settings.topic_length_max
-        await self._fetch("make_lanes", queries.MAKE_LANES, SHARD, requests, limit, PRIORITIES_MAX)
+        await self._fetch(
+            "make_lanes", queries.MAKE_LANES, SHARD, requests, limit, PRIORITIES_MAX, LANES_MAX
+        )
         await self.load_lanes()
 
     async def _with_first_tasks(self, results: list[Results]) -> list[Results]:
@@ -132,6 +134,7 @@ class Store(Operating, Searching):
     async def fetch_and_lock(self, claim: Claim) -> Granted:
         """Lock tasks of these lanes for these waiters, in turn."""
         args = SHARD, *claim.columns(), _REPLY_BYTES_MAX
+        held: Sequence[tuple[int, bool, int]] = ()
         if claim.filtered is None:
             [row] = await self._fetch("fetch_and_lock", queries.FETCH_AND_LOCK, *args)
             tips, has_more = answers.tips(row), False
@@ -140,9 +143,10 @@ class Store(Operating, Searching):
                 "fetch_and_lock", queries.FETCH_AND_LOCK_FILTERED, *args, *claim.filtered
             )
             tips, has_more = answers.tips(row, "stopped_"), row["has_more"]
+            held = answers.tips(row, "held_")
         locked = self._count_fetched(row["lane_ids"], row["tasks"])
         bodies = answers.bodies(row["waiters"], row["bodies"], row["counts"])
-        return Granted(bodies, row["seen"], locked, tips, has_more)
+        return Granted(bodies, row["seen"], locked, tips, has_more, held)
 
     async def complete(self, requests: Sequence[str]) -> Batch:
         """Finish tasks with a result."""
@@ -197,11 +201,30 @@ class Store(Operating, Searching):
     async def instance_tasks(
         self, process_instance_id: str, tasks_max: int
     ) -> list[tuple[bytes, bool]]:
-        """The tasks of a process instance, the oldest first, each as `get_tasks` gives it."""
+        """The tasks of a process instance, the oldest first, without what may be large of them.
+
+        Each as JSON, and whether it is finished.
+        """
         rows = await self._fetch(
             "instance_tasks", queries.INSTANCE_TASKS, SHARD, process_instance_id, tasks_max
         )
-        return list((await self.get_tasks(str(row["id"]) for row in rows)).values())
+        return [(row["task"].encode(), row["is_finished"]) for row in rows]
+
+    async def variable(
+        self, task_ids: Sequence[str], name: str
+    ) -> tuple[bytes | None, bytes | None]:
+        """A variable of the youngest of these tasks that has it: its value and note, as JSON.
+
+        No value where none has it.
+
+        Raises:
+            TaskNotFound: There is none of the tasks.
+        """
+        rows = await self._fetch("variable", queries.VARIABLE, SHARD, task_ids, name)
+        if not rows:
+            raise TaskNotFound("no task has this id", {"taskId": task_ids[0]})
+        value, note = (None if text is None else text.encode() for text in rows[0].values())
+        return value, note
 
     async def finished_tasks(self, task_ids: Iterable[str]) -> list[str]:
         """Those of these tasks that are finished."""
@@ -271,8 +294,3 @@ class Store(Operating, Searching):
     async def ping(self) -> None:
         """Raise `Unavailable` where the database does not answer."""
         await self._fetch("ping", "SELECT 1")
-
-    def _count_fetched(self, lane_ids: Sequence[int] | None, counts: Sequence[int] | None) -> int:
-        for lane_id, count in zip(lane_ids or (), counts or (), strict=True):
-            metrics.TASKS_FETCHED.labels(self._topic(lane_id)).inc(count)
-        return sum(counts or ())

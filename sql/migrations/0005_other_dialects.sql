@@ -1,6 +1,11 @@
 -- What workers of other brokers are used to: tenants, definitions by key and version tag,
 -- variables that are set while a task is open, typed values, and work that is accepted after
--- its lock ran out.
+-- its lock ran out. Rewrites the rows of tasks that have a processDefinitionKey, finished ones
+-- included.
+
+-- All at once and first, so that whoever still works waits here, and not halfway.
+LOCK TABLE fetchlock.task, fetchlock.open_task, fetchlock.outcome, fetchlock.lane
+    IN ACCESS EXCLUSIVE MODE;
 
 -- A lane by everything but its topic and priority, short enough for an index whatever the names.
 -- Each is hashed by itself, so that no two sets of names run together; most lanes have none.
@@ -34,16 +39,19 @@ SELECT DISTINCT l.priority, l.topic, l.tenant_id, l.process_definition_id,
 FROM fetchlock.task t JOIN fetchlock.lane l USING (lane_id, shard)
 WHERE t.process_definition_key <> '';
 
-CREATE TEMPORARY TABLE moved ON COMMIT DROP AS
-SELECT t.id, n.lane_id, t.shard
-FROM fetchlock.task t
-JOIN fetchlock.lane l USING (lane_id, shard)
-JOIN fetchlock.lane n USING (topic, priority, tenant_id, process_definition_id, shard)
-WHERE t.process_definition_key <> '' AND n.process_definition_key = t.process_definition_key;
-
-UPDATE fetchlock.task t SET lane_id = m.lane_id FROM moved m WHERE (t.id, t.shard) = (m.id, m.shard);
-UPDATE fetchlock.open_task t SET lane_id = m.lane_id, returned = true
-FROM moved m WHERE (t.id, t.shard) = (m.id, m.shard);
+WITH moved AS MATERIALIZED (
+    SELECT t.id, n.lane_id, t.shard
+    FROM fetchlock.task t
+    JOIN fetchlock.lane l USING (lane_id, shard)
+    JOIN fetchlock.lane n USING (topic, priority, tenant_id, process_definition_id, shard)
+    WHERE t.process_definition_key <> '' AND n.process_definition_key = t.process_definition_key
+), asked AS (
+    UPDATE fetchlock.task t SET lane_id = m.lane_id
+    FROM moved m WHERE (t.id, t.shard) = (m.id, m.shard)
+), opened AS (
+    UPDATE fetchlock.open_task t SET lane_id = m.lane_id, returned = true
+    FROM moved m WHERE (t.id, t.shard) = (m.id, m.shard)
+)
 UPDATE fetchlock.outcome t SET lane_id = m.lane_id
 FROM moved m WHERE (t.id, t.shard) = (m.id, m.shard);
 
@@ -108,8 +116,26 @@ CREATE FUNCTION fetchlock.without(own json, names text[]) RETURNS json
 LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE WHEN cardinality(names) = 0 THEN own ELSE (
         SELECT coalesce(json_object_agg(o.key, o.value), '{}')
-        FROM json_each(own) o WHERE o.key <> ALL (names)
+        FROM json_each(own) o, (
+            -- As a sorted map: there may be a thousand names, and a hundred thousand members.
+            SELECT jsonb_object_agg(n.name, true) AS map FROM unnest(names) AS n (name)
+        ) gone
+        WHERE NOT gone.map ? o.key
     ) END
+$$;
+
+-- The notes of variables after some were set, with notes of their own or none, and others removed.
+CREATE FUNCTION fetchlock.noted(own jsonb, given json, types jsonb, deletions text[]) RETURNS jsonb
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN own IS NULL OR own = '{}' THEN coalesce(types, '{}') ELSE (
+        SELECT coalesce(jsonb_object_agg(n.key, n.value), '{}')
+        FROM jsonb_each(own) n, (
+            -- The names once, as a sorted map: see merged.
+            SELECT coalesce(jsonb_object_agg(g.name, true), '{}') AS map
+            FROM (SELECT json_object_keys(given) UNION ALL SELECT unnest(deletions)) AS g (name)
+        ) gone
+        WHERE NOT gone.map ? n.key
+    ) || coalesce(types, '{}') END
 $$;
 
 -- Sets and removes variables of an open task, whose row the caller has locked, and answers how
@@ -121,15 +147,13 @@ CREATE FUNCTION fetchlock.set_variables(
 LANGUAGE sql VOLATILE AS $$
     INSERT INTO fetchlock.progress AS p (id, shard, variables, variable_types)
     SELECT t.id, t.shard, fetchlock.merged(fetchlock.without(t.variables, deletions), given),
-           (coalesce(t.variable_types, '{}') - deletions
-            - ARRAY(SELECT json_object_keys(given))) || coalesce(types, '{}')
+           fetchlock.noted(t.variable_types, given, types, deletions)
     FROM fetchlock.task t WHERE t.id = task_id AND t.shard = of_shard
     ON CONFLICT (id, shard) DO UPDATE
     SET variables = CASE WHEN p.variables IS NULL THEN excluded.variables
             ELSE fetchlock.merged(fetchlock.without(p.variables, deletions), given) END,
         variable_types = CASE WHEN p.variables IS NULL THEN excluded.variable_types
-            ELSE (p.variable_types - deletions - ARRAY(SELECT json_object_keys(given)))
-                 || coalesce(types, '{}') END
+            ELSE fetchlock.noted(p.variable_types, given, types, deletions) END
     RETURNING octet_length(p.variables::text) + octet_length(p.variable_types::text)
 $$;
 

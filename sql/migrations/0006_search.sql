@@ -65,20 +65,23 @@ CREATE FUNCTION fetchlock.meets(
 ) RETURNS boolean
 LANGUAGE sql STABLE AS $$
     SELECT NOT EXISTS (
-        SELECT FROM jsonb_to_recordset(conditions) AS c (
-            name text, operator text, value jsonb, instant timestamptz)
-        WHERE NOT EXISTS (
-            SELECT FROM (
-                SELECT c.name AS key WHERE ignores_case_of_names IS NOT TRUE
-                UNION ALL
-                SELECT k.key FROM json_object_keys(variables) AS k (key)
-                WHERE ignores_case_of_names AND upper(k.key) = upper(c.name)
-            ) k
-            WHERE variables -> k.key IS NOT NULL
-              AND fetchlock.is_wanted(
-                  variables -> k.key, types -> k.key ->> 'type', c.operator,
-                  c.value, c.instant, coalesce(ignores_case_of_values, false))
-        )
+        SELECT
+        FROM (
+            -- All variables are taken apart once, not once for each condition, which may be
+            -- megabytes each time. Of a name that is written twice the last one counts.
+            SELECT DISTINCT ON (c.place, v.key) c.*, v.key, v.value AS own
+            FROM ROWS FROM (jsonb_to_recordset(conditions) AS (
+                name text, operator text, value jsonb, instant timestamptz
+            )) WITH ORDINALITY AS c (name, operator, value, instant, place)
+            LEFT JOIN json_each(variables) WITH ORDINALITY AS v (key, value, place)
+                ON CASE WHEN ignores_case_of_names THEN upper(v.key) ELSE v.key END
+                   = CASE WHEN ignores_case_of_names THEN upper(c.name) ELSE c.name END
+            ORDER BY c.place, v.key, v.place DESC
+        ) c
+        GROUP BY c.place
+        HAVING NOT bool_or(c.own IS NOT NULL AND fetchlock.is_wanted(
+            c.own, types -> c.key ->> 'type', c.operator,
+            c.value, c.instant, coalesce(ignores_case_of_values, false)))
     )
 $$;
 

@@ -38,7 +38,7 @@ WITH request AS MATERIALIZED (
             WHEN f."delayMs" IS NOT NULL AND f."availableAt" IS NOT NULL
                 THEN 'delayMs and availableAt exclude each other'
             WHEN l.lane_id IS NULL AND $4::boolean
-                THEN 'the topic is too long or has too many priorities'
+                THEN 'the topic is too long, or has too many priorities or lanes'
         END AS refusal,
         CASE WHEN f."delayMs" IS NOT NULL AND f."availableAt" IS NOT NULL THEN '/availableAt'
              ELSE '/topic' END AS refused_member

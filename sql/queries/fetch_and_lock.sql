@@ -4,8 +4,8 @@
 -- $6 lock_durations_ms bigint[], $7 wanted_variables text[],
 -- $8 lanes_json text[], $9 worker_ids text[], $10 shares integer[], $11 bytes_max bigint
 -- <filtered>
--- $12 business_keys text[], $13 any_variables json[], $14 newest_first boolean,
--- $15 looked_at_max bigint
+-- $12 business_keys text[], $13 variable_filters integer[], $14 newest_first boolean,
+-- $15 looked_at_max bigint, $16 any_variables json[]
 -- </filtered>
 -- $2 to $8 are the scans: one stretch of one lane's ready index each, with the
 -- rank of its priority (the highest first) and the members that the lane gives
@@ -17,10 +17,13 @@
 -- <filtered>
 -- What stands between <filtered> and </filtered> is for fetches that wish for more than a lane
 -- tells, or for the newest first: for all others it is left out, and what stands between <plain>
--- and </plain> is left in. $12 and $13 are the filters of the scans. In the order of the fetch as
--- many tasks are looked at as $15 says, and as many bytes of variables as $11 says. The answer also
--- tells how far each scan came, and whether there is more for the next claim to look at. With the
--- newest first there are no floors; the next claim would look at the same, so there is no more.
+-- and </plain> is left in. $12 and $13 are the filters of the scans, the latter the places in $16.
+-- In the order of the fetch as many tasks are looked at as $15 says, and as many bytes of variables
+-- as $11 says. The answer also tells how far each scan came, the first task of each that was wanted
+-- but held by somebody, and whether there is more for the next claim to look at. With the newest
+-- first there are no floors; the next claim would look at the same, so there is no more.
+-- A task is judged as it was when the statement began: who changes its variables in the moment
+-- before it is locked comes too late for this fetch, and what is delivered may no longer fit.
 -- </filtered>
 WITH scan AS MATERIALIZED (
     -- <plain>
@@ -29,8 +32,12 @@ WITH scan AS MATERIALIZED (
     -- </plain>
     -- <filtered>
     SELECT * FROM unnest(
-        $2::integer[], $3::integer[], $4::boolean[], $5::bigint[], $12::text[], $13::json[]
-    ) AS s (lane_id, rank, returned, floor, business_key, any_variables)
+        $2::integer[], $3::integer[], $4::boolean[], $5::bigint[], $12::text[], $13::integer[]
+    ) AS s (lane_id, rank, returned, floor, business_key, variable_filter)
+), variable_filter AS MATERIALIZED (
+    -- Taken apart once, not once a task.
+    SELECT f.place, fetchlock.by_name(f.pairs) AS wanted
+    FROM unnest($16::json[]) WITH ORDINALITY AS f (pairs, place)
     -- </filtered>
 ), demand AS MATERIALIZED (
     SELECT ($10::integer[])[cardinality($10::integer[])] AS tasks
@@ -75,7 +82,7 @@ WITH scan AS MATERIALIZED (
 -- <filtered>
 ), looked_at AS MATERIALIZED (
     SELECT *, coalesce(
-        sum(CASE WHEN any_variables IS NOT NULL THEN size_bytes END)
+        sum(CASE WHEN variable_filter IS NOT NULL THEN size_bytes END)
             OVER (ORDER BY turn ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
         0) AS bytes_before
     FROM (
@@ -107,11 +114,12 @@ WITH scan AS MATERIALIZED (
     FROM (
         -- In turn, and no further than to the last that is wanted.
         SELECT l.* FROM (SELECT * FROM looked_at ORDER BY turn OFFSET 0) l
-        WHERE l.bytes_before < $11 AND (l.business_key IS NULL AND l.any_variables IS NULL OR (
+        WHERE l.bytes_before < $11 AND (l.business_key IS NULL AND l.variable_filter IS NULL OR (
             SELECT (l.business_key IS NULL OR t.business_key = l.business_key)
-               AND (l.any_variables IS NULL OR fetchlock.has_any(
+               AND (l.variable_filter IS NULL OR fetchlock.has_any(
                    CASE WHEN l.reported THEN fetchlock.variables_of(t.id, t.variables, $1)
-                        ELSE t.variables END, l.any_variables))
+                        ELSE t.variables END,
+                   (SELECT f.wanted FROM variable_filter f WHERE f.place = l.variable_filter)))
             FROM fetchlock.task t WHERE t.id = l.id AND t.shard = $1 LIMIT 1))
         LIMIT (SELECT tasks FROM demand)
     ) h
@@ -123,7 +131,7 @@ WITH scan AS MATERIALIZED (
         (SELECT max(turn) FROM looked_at WHERE bytes_before < $11)) AS turn
 ), picked AS MATERIALIZED (
     -- Locked where it was seen: what has moved meanwhile is passed over.
-    SELECT t.id, h.lane_id, h.returned, h.position,
+    SELECT t.id, h.lane_id, h.returned, h.position, h.turn AS looked_at_turn,
            row_number() OVER (ORDER BY h.turn)::integer AS turn
     FROM head h
     CROSS JOIN LATERAL (
@@ -234,6 +242,8 @@ SELECT told.waiters, told.counts, told.bodies, (SELECT count(*) FROM head)::inte
        -- <filtered>
        , stopped.lane_ids AS stopped_lane_ids, stopped.returned AS stopped_returned,
        stopped.positions AS stopped_positions,
+       held.lane_ids AS held_lane_ids, held.returned AS held_returned,
+       held.positions AS held_positions,
        NOT $14 AND (SELECT count(*) FROM looked_at) >= least(1 + (SELECT turn FROM stop), $15)
            AS has_more
        -- </filtered>
@@ -255,5 +265,12 @@ FROM (
            array_agg(position) AS positions
     FROM (SELECT lane_id, returned, max(position) AS position
           FROM looked_at WHERE turn <= (SELECT turn FROM stop) GROUP BY lane_id, returned) l
-) stopped;
+) stopped, (
+    SELECT array_agg(lane_id) AS lane_ids, array_agg(returned) AS returned,
+           array_agg(position) AS positions
+    FROM (SELECT lane_id, returned, min(position) AS position
+          FROM head
+          WHERE bytes_before < $11 AND turn <> ALL (ARRAY(SELECT looked_at_turn FROM picked))
+          GROUP BY lane_id, returned) h
+) held;
 -- </filtered>

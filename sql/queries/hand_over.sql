@@ -65,9 +65,11 @@ WITH request AS MATERIALIZED (
     SELECT jsonb_object_agg(id, expires_at) AS by_id FROM judged WHERE is_held
 ), handed AS (
     UPDATE fetchlock.open_task t
-    SET state = 'awaiting', worker_id = NULL,
+    -- The version before may be of a task that nobody held: it is checked all the same.
+    SET state = CASE WHEN t.state = 'locked' THEN 'awaiting' ELSE t.state END, worker_id = NULL,
         -- What is recorded is due now, also where the broker dies before it settles it.
-        lock_expires_at = CASE WHEN t.called_back OR t.cancel_requested THEN now()
+        lock_expires_at = CASE WHEN t.state <> 'locked' THEN t.lock_expires_at
+                               WHEN t.called_back OR t.cancel_requested THEN now()
                                ELSE (asked.by_id ->> t.id::text)::timestamptz END
     FROM asked
     WHERE t.id = ANY (ARRAY(SELECT id FROM judged WHERE is_held)) AND t.shard = $1

@@ -98,7 +98,10 @@ WITH request AS MATERIALIZED (
     FROM judged WHERE is_held
 ), renewed AS (
     UPDATE fetchlock.open_task t
-    SET lock_expires_at = (asked.by_id ->> t.id::text)::timestamptz,
+    -- The version before may be of a task that nobody held: it is checked all the same.
+    SET lock_expires_at = CASE WHEN t.state = 'locked'
+                               THEN (asked.by_id ->> t.id::text)::timestamptz
+                               ELSE t.lock_expires_at END,
         reported = t.reported OR t.id = ANY (asked.spoken)
     FROM asked
     WHERE t.id = ANY (ARRAY(SELECT id FROM judged WHERE is_held)) AND t.shard = $1

@@ -1,6 +1,7 @@
 -- lane_beside: make the lane beside a task's own that has another priority.
--- $1 shard smallint, $2 task_id text, $3 priority integer, $4 priorities_max bigint
--- Returns nothing. A lane that would break the limit is not made.
+-- $1 shard smallint, $2 task_id text, $3 priority integer, $4 priorities_max bigint,
+-- $5 lanes_max bigint
+-- Returns nothing. A lane that would break a limit is not made.
 INSERT INTO fetchlock.lane (
     topic, tenant_id, process_definition_id, process_definition_key,
     process_definition_version_tag, priority, shard)
@@ -14,8 +15,9 @@ CROSS JOIN LATERAL (
     SELECT * FROM fetchlock.lane l WHERE l.lane_id = t.lane_id AND l.shard = $1 LIMIT 1
 ) l
 CROSS JOIN LATERAL (
-    SELECT count(DISTINCT p.priority) AS taken, bool_or(p.priority = $3) AS known
+    SELECT count(DISTINCT p.priority) AS taken, count(*) AS lanes,
+           bool_or(p.priority = $3) AS known
     FROM fetchlock.lane p WHERE p.topic = l.topic AND p.shard = $1
 ) p
-WHERE p.known OR p.taken < $4
+WHERE (p.known OR p.taken < $4) AND p.lanes < $5
 ON CONFLICT DO NOTHING;

@@ -5,12 +5,10 @@
 -- A lock that has run out is as good as none, and is counted as release_due would: what that
 -- would make an incident is left to it.
 -- Returns a row, or none: `refusals` then says why.
+-- The row is changed by what is in it, and not by what `target` saw: before PostgreSQL notices
+-- that it was changed meanwhile, it checks what would have become of the version before.
 WITH target AS MATERIALIZED (
-    SELECT t.id, t.state = 'locked' AND t.lock_expires_at > now() AS is_held,
-           CASE WHEN t.lock_expires_at <= now()
-                     AND t.lock_expires_at - t.locked_at >= interval '1 second' THEN 1 ELSE 0
-           END AS expiries
-    FROM fetchlock.open_task t
+    SELECT t.id FROM fetchlock.open_task t
     WHERE t.id = fetchlock.as_id($2) AND t.shard = $1
       AND (t.state = 'ready'
            OR t.state = 'locked' AND NOT t.called_back AND CASE
@@ -23,18 +21,20 @@ WITH target AS MATERIALIZED (
     FOR UPDATE
 )
 UPDATE fetchlock.open_task t
-SET state = 'locked', returned = true, worker_id = $3,
-    attempt = t.attempt + CASE WHEN g.is_held THEN 0 ELSE 1 END,
-    expiries = t.expiries + g.expiries,
-    lock_token = CASE WHEN g.is_held THEN t.lock_token ELSE gen_random_uuid() END,
-    locked_at = CASE WHEN g.is_held THEN t.locked_at ELSE now() END,
+SET state = 'locked', returned = true, worker_id = $3, lost_by = NULL, lost_token = NULL,
+    attempt = t.attempt
+        + CASE WHEN t.state = 'locked' AND t.lock_expires_at > now() THEN 0 ELSE 1 END,
+    expiries = t.expiries
+        + CASE WHEN t.lock_expires_at <= now()
+                    AND t.lock_expires_at - t.locked_at >= interval '1 second' THEN 1 ELSE 0 END,
+    lock_token = CASE WHEN t.state = 'locked' AND t.lock_expires_at > now() THEN t.lock_token
+                      ELSE gen_random_uuid() END,
+    locked_at = CASE WHEN t.state = 'locked' AND t.lock_expires_at > now() THEN t.locked_at
+                     ELSE now() END,
     lock_expires_at = now() + interval '1 millisecond' * $4::bigint,
-    lost_by = NULL, lost_token = NULL,
     deadline_at = least(t.deadline_at, now() + interval '1 millisecond' * t.execution_timeout_ms)
-FROM (
-    -- A look-up that cannot become a join with the table: see sql/README.md.
-    SELECT bool_or(is_held) AS is_held, max(expiries) AS expiries FROM target
-) g
 WHERE t.id = ANY (ARRAY(SELECT id FROM target)) AND t.shard = $1
 RETURNING t.lane_id, NULL::bigint AS position, $4::bigint::double precision AS due_ms,
-    json_build_object('lockToken', t.lock_token, 'lockExpiresAt', t.lock_expires_at)::text AS answer;
+    t.locked_at = now() AS is_new,
+    json_build_object('lockToken', t.lock_token, 'lockExpiresAt', t.lock_expires_at,
+                      'attempt', t.attempt, 'startedAt', t.locked_at)::text AS answer;

@@ -8,7 +8,8 @@ WITH target AS MATERIALIZED (
 )
 UPDATE fetchlock.open_task t
 SET available_at = now() + interval '1 millisecond' * $3::bigint,
-    state = (CASE WHEN $3::bigint = 0 THEN 'ready' ELSE 'delayed' END)::fetchlock.open_state
+    -- The version before may be of a task that somebody held: it is checked all the same.
+    state = CASE WHEN t.state = 'delayed' AND $3::bigint = 0 THEN 'ready' ELSE t.state END
 WHERE t.id = ANY (ARRAY(SELECT id FROM target WHERE state = 'delayed')) AND t.shard = $1
 RETURNING t.lane_id, CASE t.state WHEN 'ready' THEN t.position END AS position,
     CASE t.state WHEN 'delayed' THEN $3::bigint::double precision END AS due_ms,

@@ -17,9 +17,9 @@ WITH request AS MATERIALIZED (
         AS f (id, "workerId", "lockToken", whoever, item)
 ), judged AS MATERIALIZED (
     SELECT i.*, t.lane_id, t.position, t.cancel_requested, t.cancel_reason, t.locked_at, t.retries,
-           t.attempt, t.failures, t.expiries, t.lock_token AS held_token,
+           t.attempt, t.failures, t.expiries, t.worker_id AS holder, t.lock_token AS held_token,
            -- Or it is what another mention in this batch makes free.
-           coalesce(i.whoever AND (t.state IN ('delayed', 'ready', 'failed')
+           coalesce(i.whoever AND (t.state <> 'locked'
                                    OR t.is_held AND NOT t.cancel_requested), false) AS is_free,
            coalesce(t.is_held AND row_number() OVER of_holder = 1, false) AS is_held
     FROM (SELECT * FROM item ORDER BY id) i
@@ -52,7 +52,7 @@ WITH request AS MATERIALIZED (
         id, locked_at, lock_token, lane_id, state, retries, attempt, failures, expiries, shard,
         worker_id, error_message)
     SELECT id, locked_at, held_token, lane_id, 'cancelled', retries, attempt, failures, expiries,
-           $1, worker_id, cancel_reason
+           $1, holder, cancel_reason
     FROM judged WHERE is_held AND cancel_requested
 ), told AS (
     SELECT request,

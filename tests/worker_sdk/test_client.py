@@ -318,7 +318,7 @@ async def test_callback_url_and_hand_over_tell_where_and_until_when(
 
 async def test_a_locked_task_is_one_to_work_on(scripted: Scripted, client: Client) -> None:
     task = await ask("lock", scripted, client)
-    assert (task.id, task.state, task.attempt) == (ID, "LOCKED", 3)
+    assert (task.id, task.state, task.attempt) == (ID, "LOCKED", 2)
     assert (task.worker_id, task.lock_token) == (WORKER, TASK.lock_token)
     assert task.lock_expires_at == at(10, 1)
     scripted.will_answer(204, b"")

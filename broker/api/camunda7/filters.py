@@ -1,10 +1,11 @@
 """Camunda's filters and orders of external tasks, from a query string or a body, as a search.
 
 Both come down to the same members, of which null and, where it is a flag, false
-are as good as absent, and an empty list too. Members of a body that Camunda does
-not know it passes over, and clients send such; so does this file. An unknown
-parameter of a query is refused all the same: it is most likely a filter with a
-typo, and to leave a filter out shows, or redrives, what nobody asked for.
+are as good as absent, and an empty list too. Members of a listing's body that
+Camunda does not know it passes over, and clients send such; so does this file.
+An unknown parameter of a query string is refused all the same: it is most likely
+a filter with a typo, and to leave a filter out shows what nobody asked for. Where
+tasks are not shown, but changed, a body is as strict.
 """
 
 from __future__ import annotations
@@ -38,11 +39,19 @@ from broker.store.searching import (
     Operator,
     Search,
     Sort,
-    SortBy,
 )
 
 _DEPTH_MAX: Final = 64
 """Of a body: what clients send beside the filters may nest, but not without end."""
+
+CONDITIONS_MAX: Final = 100
+"""Of one search: each is held against every task that is looked at."""
+
+_NUMBER_LENGTH_MAX: Final = 400
+"""Characters. The longest double has 309 digits before its point, or 324 places behind it."""
+
+_HUGE_EXPONENT: Final = re.compile(rb"e[+-]?0*[1-9][0-9]{3}", re.IGNORECASE)
+"""No double's: those are of three digits."""
 
 _OPERATORS: Final = frozenset(get_args(Operator))
 _TRAILING_ESCAPE: Final = re.compile(r"(?<!\\)(?:\\\\)*\\\Z")
@@ -93,15 +102,31 @@ class _Query(Struct, rename="camel", kw_only=True):
     suspended: Flag | None = None
     priority_higher_than_or_equals: Long | None = None
     priority_lower_than_or_equals: Long | None = None
-    process_variables: list[_Variable] | None = None
+    process_variables: Sequence[_Variable] | None = None
     variable_names_ignore_case: Flag | None = None
     variable_values_ignore_case: Flag | None = None
     sort_by: str | None = None
     sort_order: str | None = None
-    sorting: list[_Sorting] | None = None
+    sorting: Sequence[_Sorting] | None = None
+
+
+class _StrictVariable(_Variable, forbid_unknown_fields=True):
+    pass
+
+
+class _StrictSorting(_Sorting, forbid_unknown_fields=True):
+    pass
+
+
+class _StrictQuery(_Query, forbid_unknown_fields=True):
+    """The same members, and no others."""
+
+    process_variables: Sequence[_StrictVariable] | None = None
+    sorting: Sequence[_StrictSorting] | None = None
 
 
 _decoder: Final = decoder_of(_Query)
+_strict_decoder: Final = decoder_of(_StrictQuery)
 _NAMES: Final = frozenset(field.encode_name for field in msgspec.structs.fields(_Query)) - {
     "sorting"
 }
@@ -137,6 +162,26 @@ def search_of_body(body: bytes, query: bytes) -> Search:
     checked_text(body, _DEPTH_MAX)
     page = dict(parameters(query, _PAGE | _HARMLESS))
     return _search(decode(_decoder, body or b"{}"), page)
+
+
+def search_to_change(body: bytes) -> Search:
+    """The search for tasks that are then changed, from a JSON object.
+
+    What it does not know, and what would mean each and every task, it does not take: a
+    filter with a typo must not redrive all that has failed.
+
+    Raises:
+        Invalid: a member is unknown or not what Camunda takes, or no task is ruled out.
+    """
+    checked_text(body, _DEPTH_MAX)
+    search = _search(decode(_strict_decoder, body), {})
+    # How variables are compared rules out none.
+    narrowing = msgspec.structs.replace(
+        search.filters, ignores_case_of_names=False, ignores_case_of_values=False
+    )
+    if narrowing == Filters():
+        refuse("", "A query that means every task is not taken here: it must have a filter")
+    return search
 
 
 def lock_flags(query: bytes) -> Filters:
@@ -188,7 +233,7 @@ def _filters(query: _Query) -> Filters:
         tenant_ids=_one_of(None, query.tenant_id_in),
         priority_min=long("priorityHigherThanOrEquals", least),
         priority_max=long("priorityLowerThanOrEquals", most),
-        conditions=tuple(map(_condition, query.process_variables or ())) or None,
+        conditions=_conditions(query.process_variables or ()),
         ignores_case_of_names=flag("variableNamesIgnoreCase", query.variable_names_ignore_case),
         ignores_case_of_values=flag("variableValuesIgnoreCase", query.variable_values_ignore_case),
     )
@@ -215,6 +260,12 @@ def _one_of(name: str | None, names: Sequence[str] | None) -> tuple[str, ...] | 
     return (name,) if not names or name in names else ()
 
 
+def _conditions(said: Sequence[_Variable]) -> tuple[Condition, ...] | None:
+    if len(said) > CONDITIONS_MAX:
+        refuse("processVariables", f"There may be {CONDITIONS_MAX} conditions at most")
+    return tuple(map(_condition, said)) or None
+
+
 def _condition(said: _Variable) -> Condition:
     value = bytes(said.value)
     operator = cast("Operator", said.operator)
@@ -225,14 +276,23 @@ def _condition(said: _Variable) -> Condition:
     if not value.startswith(b'"'):
         if operator in ("like", "notLike"):
             refuse("processVariables", f"'{operator}' takes a text")
-        if value in (b"null", b"true", b"false") and operator not in ("eq", "neq"):
-            refuse("processVariables", f"Booleans and null cannot be used with '{operator}'")
+        _check_bare(operator, value)
         return Condition(said.name, operator, said.value)
     if operator in ("like", "notLike"):
         if _TRAILING_ESCAPE.search(msgspec.json.decode(value, type=str)):
             refuse("processVariables", "The pattern ends in the middle of an escape")
         return Condition(said.name, operator, said.value)
     return Condition(said.name, operator, said.value, instant(value))
+
+
+def _check_bare(operator: Operator, value: bytes) -> None:
+    """Raise `Invalid` for an order of what has none, and for a number that JSON may write, but
+    PostgreSQL could not read."""
+    if value in (b"null", b"true", b"false"):
+        if operator not in ("eq", "neq"):
+            refuse("processVariables", f"Booleans and null cannot be used with '{operator}'")
+    elif len(value) > _NUMBER_LENGTH_MAX or _HUGE_EXPONENT.search(value):
+        refuse("processVariables", "A number to compare with is written longer than any double")
 
 
 def _variables(text: str) -> Iterator[_Variable]:
@@ -263,4 +323,4 @@ def _sorts(query: _Query) -> Iterator[Sort]:
                 "Only a single sorting parameter specified. sortBy and sortOrder required",
             )
         if by is not None:
-            yield Sort(cast("SortBy", by), order == "desc")
+            yield Sort(by, order == "desc")

@@ -9,10 +9,10 @@ are the same as the others.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
 from typing import Final
 from urllib.parse import quote
 
+import msgspec
 from msgspec import Raw
 
 from broker.api.camunda7 import answers, wire
@@ -22,8 +22,11 @@ from broker.api.camunda7.reading import task_id
 from broker.api.camunda7.values import Note, file_of, plain
 from broker.api.endpoint import Call, Headers, Reply
 from broker.core import Core
-from broker.errors import Invalid, TaskNotFound
+from broker.errors import Conflict, Invalid, TaskNotFound
 from broker.store import NewVariables
+
+Found = tuple[bytes | None, bytes | None]
+"""A variable's value and note as JSON; no value where there is none of its name."""
 
 _CHARSET: Final = re.compile(r"[A-Za-z0-9._:+-]{1,64}", re.ASCII)
 
@@ -39,14 +42,15 @@ class Instances:
     # Process instances ------------------------------------------------------
 
     async def set_variables(self, call: Call) -> Reply:
-        return await self._set(call, self._of_instance)
+        wish = await self._modified(call)
+        await self._set_of_instance(call, wish)
+        return Reply(204)
 
     async def variable(self, call: Call) -> Reply:
-        value, note = _variable(await self._of_instance(call), call.parameters["name"])
-        return Reply(200, answers.variable(value, note))
+        return Reply(200, answers.variable(*_shown(call, await self._of_its_tasks(call))))
 
     async def variable_data(self, call: Call) -> Reply:
-        return _data(await self._of_instance(call), call.parameters["name"])
+        return _data(call, await self._of_its_tasks(call))
 
     async def activity_instances(self, call: Call) -> Reply:
         return Reply(200, activity_instances(task_id(call), await self._of_instance(call)))
@@ -63,57 +67,82 @@ class Instances:
             raise TaskNotFound(f"Process instance with id {instance_id} does not exist") from None
         return [answers.native_task(body) for body, _ in found]
 
+    async def _set_of_instance(self, call: Call, wish: NewVariables) -> None:
+        """Set variables of those of its tasks that are open by then."""
+        found = [task.id for task in await self._of_instance(call)]
+        try:
+            await self._core.variables((), wish, found)
+        except (Conflict, TaskNotFound):
+            raise _ended(call) from None
+
+    async def _of_its_tasks(self, call: Call) -> Found:
+        """A variable: of several tasks that have it the youngest has the last word."""
+        tasks = await self._of_instance(call)
+        return await self._core.variable([task.id for task in tasks], _name(call))
+
     # Executions -------------------------------------------------------------
 
     async def set_local_variables(self, call: Call) -> Reply:
-        return await self._set(call, self._of_execution)
+        wish = await self._modified(call)
+        try:
+            await self._core.variables([task_id(call)], wish)
+        except TaskNotFound:
+            await self._set_of_instance(call, wish)
+        return Reply(204)
 
     async def local_variables(self, call: Call) -> Reply:
-        tasks = [task for task in await self._of_execution(call) if not task.is_finished]
-        if not tasks:
+        try:
+            task = await self._task(task_id(call))
+        except TaskNotFound:
+            opened = [task.id for task in await self._of_instance(call) if not task.is_finished]
+            if not opened:
+                raise _ended(call) from None
+            task = await self._task(opened[-1])
+        if task.is_finished:
             raise _ended(call)
-        return Reply(200, answers.variables(tasks[-1]))
+        return Reply(200, answers.variables(task))
 
     async def local_variable_data(self, call: Call) -> Reply:
-        return _data(await self._of_execution(call), call.parameters["name"])
-
-    async def _of_execution(self, call: Call) -> list[NativeTask]:
-        """A task by its id. Some clients give the process instance's, whose main execution has
-        that in Camunda."""
         try:
-            return [answers.native_task(await self._core.get_task(task_id(call)))]
+            found = await self._core.variable([task_id(call)], _name(call))
         except TaskNotFound:
-            return await self._of_instance(call)
+            found = await self._of_its_tasks(call)
+        return _data(call, found)
 
-    async def _set(
-        self, call: Call, tasks_of: Callable[[Call], Awaitable[list[NativeTask]]]
-    ) -> Reply:
-        """Set variables of those that are open."""
+    async def _task(self, of_id: str) -> NativeTask:
+        return answers.native_task(await self._core.get_task(of_id))
+
+    async def _modified(self, call: Call) -> NewVariables:
         wish, _ = await call.read(self._modifications)
         given = plain(wish.modifications or {}, depth_max=self._depth_max, pointer="/modifications")
-        open_tasks = [task.id for task in await tasks_of(call) if not task.is_finished]
-        if not open_tasks:
-            raise _ended(call)
-        deletions = wish.deletions or ()
-        await self._core.variables(open_tasks, NewVariables(given.values, given.notes, deletions))
-        return Reply(204)
+        return NewVariables(given.values, given.notes, wish.deletions or ())
 
 
 def _ended(call: Call) -> TaskNotFound:
     return TaskNotFound(f"What has the id {task_id(call)} has ended.")
 
 
-def _variable(tasks: list[NativeTask], name: str) -> tuple[Raw, Note | None]:
-    """A variable of the youngest task that has it: of several it has the last word."""
-    for task in reversed(tasks):
-        values, notes = answers.shown_variables(task)
-        if name in values:
-            return values[name], notes.get(name)
-    raise TaskNotFound(f"There is no variable '{name}'.")
+def _name(call: Call) -> str:
+    """The name in the path. Raises `TaskNotFound` for one that PostgreSQL cannot even compare."""
+    if "\0" in call.parameters["name"]:
+        raise _no_variable(call)
+    return call.parameters["name"]
 
 
-def _data(tasks: list[NativeTask], name: str) -> Reply:
-    found = file_of(*_variable(tasks, name))
+def _shown(call: Call, found: Found) -> tuple[Raw, Note | None]:
+    value, note = found
+    if value is None:
+        raise _no_variable(call)
+    return Raw(value), None if note is None else msgspec.json.decode(note, type=Note)
+
+
+def _no_variable(call: Call) -> TaskNotFound:
+    return TaskNotFound(f"There is no variable '{call.parameters['name']}'.")
+
+
+def _data(call: Call, variable: Found) -> Reply:
+    name = call.parameters["name"]
+    found = file_of(*_shown(call, variable))
     if found is None:
         raise Invalid(f"The value of variable '{name}' is not a binary value.")
     content_type = found.mimetype or "application/octet-stream"

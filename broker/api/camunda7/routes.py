@@ -19,7 +19,7 @@ import msgspec
 
 from broker.api.camunda7 import answers, wire
 from broker.api.camunda7.errors import Act, not_yours
-from broker.api.camunda7.filters import search_of_body
+from broker.api.camunda7.filters import search_to_change
 from broker.api.camunda7.instances import Instances
 from broker.api.camunda7.reading import Reading, task_id
 from broker.api.camunda7.subscriptions import order_of, subscriptions_of
@@ -27,7 +27,7 @@ from broker.api.camunda7.values import plain
 from broker.api.endpoint import Call, Headers, Reply
 from broker.api.problem import only_result
 from broker.core import Core
-from broker.errors import Invalid, LockLost
+from broker.errors import Conflict, Invalid, LockLost, TaskNotFound
 from broker.store import Results
 
 ROOT: Final = "/engine-rest"
@@ -70,6 +70,9 @@ ROUTES: Final = (
     ("GET", "/engine", "engines"),
 )
 """Method, path below the root, and the name of the method below."""
+
+_LATE: Final = {"acceptsLate": True}
+"""What is done counts, though the lock has run out, until somebody else takes the task."""
 
 
 class Camunda7:
@@ -135,7 +138,10 @@ class Camunda7:
 
     async def complete(self, call: Call) -> Reply:
         wish, _ = await call.read(self._complete)
-        members = self._plain_members({**(wish.local_variables or {}), **(wish.variables or {})})
+        members = {
+            **_LATE,
+            **self._plain_members({**(wish.local_variables or {}), **(wish.variables or {})}),
+        }
         return await self._say(call, "complete", self._core.complete, wish.worker_id, members)
 
     async def failure(self, call: Call) -> Reply:
@@ -145,6 +151,7 @@ class Camunda7:
             "errorDetails": wish.error_details,
             "retries": wish.retries,
             "retryTimeoutMs": int(wish.retry_timeout or 0),
+            **_LATE,
             **self._plain_members({**(wish.local_variables or {}), **(wish.variables or {})}),
         }
         return await self._say(call, "failure", self._core.fail, wish.worker_id, members)
@@ -154,6 +161,7 @@ class Camunda7:
         members = {
             "errorCode": str(wish.error_code),
             "errorMessage": wish.error_message,
+            **_LATE,
             **self._plain_members(wish.variables or {}),
         }
         return await self._say(call, "bpmnError", self._core.bpmn_error, wish.worker_id, members)
@@ -185,7 +193,7 @@ class Camunda7:
         members: dict[str, Any],
     ) -> Reply:
         task, worker_id = task_id(call), str(given_worker_id)
-        said = {"id": task, "workerId": worker_id, "acceptsLate": True, **members}
+        said = {"id": task, "workerId": worker_id, **members}
         try:
             only_result(await verb(_of_task(said)))
         except LockLost as error:
@@ -246,19 +254,33 @@ class Camunda7:
             if bytes(query) != b"null":
                 words = "There are no process instances here to be searched"
                 raise Invalid(f"/{name}: {words}.", [(f"/{name}", words)])
-        task_ids = list(wish.external_task_ids or ())
+        named, found = wish.external_task_ids or (), await self._found(wish)
+        if not named and not found:
+            raise _nobody_meant()
+        try:
+            await self._core.retries(named, wish.retries, found)
+        except (Conflict, TaskNotFound):
+            if named:
+                raise
+            # All that was found has been finished meanwhile.
+            raise _nobody_meant() from None
+        return len({*named, *found})
+
+    async def _found(self, wish: wire.BulkRetries) -> list[str]:
+        """The open tasks that are meant, but by no id of theirs."""
+        found = []
         for instance in wish.process_instance_ids or ():
             for body, is_finished in await self._core.instance_tasks(instance):
                 if not is_finished:
-                    task_ids.append(answers.native_task(body).id)
+                    found.append(answers.native_task(body).id)
         if bytes(wish.external_task_query) != b"null":
-            found = await self._core.search(search_of_body(bytes(wish.external_task_query), b""))
-            task_ids += [each.task_id for each in found]
-        if not task_ids:
-            raise Invalid("externalTaskIds is empty", [("/externalTaskIds", "No task is meant")])
-        task_ids = list(dict.fromkeys(task_ids))
-        await self._core.retries(task_ids, wish.retries)
-        return len(task_ids)
+            search = search_to_change(bytes(wish.external_task_query))
+            found += [each.task_id for each in await self._core.search(search)]
+        return found
+
+
+def _nobody_meant() -> Invalid:
+    return Invalid("externalTaskIds is empty", [("/externalTaskIds", "No task is meant")])
 
 
 def _of_task(said: dict[str, Any]) -> str:

@@ -7,17 +7,30 @@ twice counts once, by its last wish: to Camunda it is the key of a map.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final, NoReturn
 
 import msgspec
 
 from broker.api.camunda7 import wire
 from broker.dispatcher import Order, Subscription
+from broker.errors import Invalid
+
+_WANTED_MAX: Final = 100
+"""Variables of a topic that are looked for in each task."""
+
+_WANTED_BYTES_MAX: Final = 16 * 1024
+"""All that is wanted of variables: a broker keeps it for as long as the poll is parked, and after
+that for a while, lest the next one starts anew."""
 
 
 def subscriptions_of(wish: wire.FetchAndLock) -> list[Subscription]:
     """One subscription a topic."""
     by_topic = {topic.topic_name: topic for topic in wish.topics or ()}
-    return [_subscription(topic) for topic in by_topic.values()]
+    subscriptions = [_subscription(topic) for topic in by_topic.values()]
+    wanted_bytes = sum(len((each.any_variables or "").encode()) for each in subscriptions)
+    if wanted_bytes > _WANTED_BYTES_MAX:
+        _refuse(f"processVariables have more than {_WANTED_BYTES_MAX} bytes in all")
+    return subscriptions
 
 
 def order_of(wish: wire.FetchAndLock) -> Order:
@@ -31,7 +44,9 @@ def order_of(wish: wire.FetchAndLock) -> Order:
 
 
 def _subscription(topic: wire.TopicWish) -> Subscription:
-    tenants = _all_of(topic.tenant_id_in, [""] if topic.without_tenant_id else None)
+    tenants = _all_of(topic.tenant_id_in)
+    if topic.without_tenant_id:
+        tenants = () if tenants is not None else ("",)
     return Subscription(
         topic=topic.topic_name,
         lock_duration_ms=int(topic.lock_duration),
@@ -54,10 +69,21 @@ def _only(name: str | None) -> list[str] | None:
 
 
 def _all_of(*filters: Iterable[str] | None) -> tuple[str, ...] | None:
-    """The names that each of these lists has; None where there is no list."""
-    given = [set(names) for names in filters if names]
+    """The names that each of these lists has; None where there is no list.
+
+    The empty one is nobody's name: to the dispatcher it stands for having none.
+    """
+    given = [{name for name in names if name} for names in filters if names]
     return tuple(sorted(set.intersection(*given))) if given else None
 
 
 def _pairs(variables: dict[str, msgspec.Raw] | None) -> str | None:
-    return msgspec.json.encode(list(variables.items())).decode() if variables else None
+    if not variables:
+        return None
+    if len(variables) > _WANTED_MAX:
+        _refuse(f"processVariables of a topic are more than {_WANTED_MAX}")
+    return msgspec.json.encode(list(variables.items())).decode()
+
+
+def _refuse(words: str) -> NoReturn:
+    raise Invalid(f"/topics: {words}.", [("/topics", words)])

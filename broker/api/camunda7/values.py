@@ -166,8 +166,10 @@ def _as_stored(given: TypedValue, depth_max: int) -> tuple[Raw, Note | None]:
     if name is None:
         assert given.type is not None
         raise _wrong("/type", f"Unsupported value type '{given.type[:_SHOWN_MAX]}'")
-    if info is None and name == type_of(text):
-        return given.value, None  # As most values come: what they say is what they show.
+    if info is None and (name == type_of(text) or (name == "Object" and text == NULL)):
+        # As most values come: what they say is what they show. And an Object that is none, and
+        # does not say how it would be written, is none of any type.
+        return given.value, None
     _check_info(name, info, text)
     is_text = False
     if name == "Json" and text.startswith(b'"'):

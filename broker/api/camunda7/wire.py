@@ -181,7 +181,7 @@ class Modifications(Request):
     """Variables to set, and names of variables to forget."""
 
     modifications: Variables | None = None
-    deletions: list[str] | None = None
+    deletions: Annotated[list[str], Meta(max_length=1_000)] | None = None
 
 
 def camunda_date(instant: str) -> str:

@@ -130,6 +130,8 @@ class Locked(Answer):
 
     lock_token: str
     lock_expires_at: datetime
+    attempt: Count
+    started_at: datetime
 
 
 class Cancelled(Answer):

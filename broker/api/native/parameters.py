@@ -55,18 +55,17 @@ def task_id(call: Call) -> str:
 
 def worker_id(call: Call) -> str:
     """The worker's name in the path. Raises `Invalid` for what is none."""
-    return _name(call, "workerId")
-
-
-def topic(call: Call) -> str:
-    """The topic in the path. Raises `Invalid` for what is none."""
-    return _name(call, "topic")
-
-
-def _name(call: Call, parameter: str) -> str:
-    given = call.parameters[parameter]
+    given = call.parameters["workerId"]
     if not 1 <= len(given) <= 255 or "\0" in given:
-        _refuse(parameter, "Expected 1 to 255 characters, and no NUL")
+        _refuse("workerId", "Expected 1 to 255 characters, and no NUL")
+    return given
+
+
+def topic(call: Call, length_max: int) -> str:
+    """The topic in the path. Raises `Invalid` for what is none."""
+    given = call.parameters["topic"]
+    if not 1 <= len(given) <= length_max or any(character < " " for character in given):
+        _refuse("topic", f"Expected 1 to {length_max} characters, and no control characters")
     return given
 
 

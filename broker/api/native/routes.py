@@ -227,16 +227,19 @@ class Native:
 
     async def late_work(self, call: Call) -> Reply:
         wish, _ = await call.read(self._late_work)
-        await self._core.late_work(topic(call), is_accepted=wish.is_accepted)
+        await self._core.late_work(self._topic(call), is_accepted=wish.is_accepted)
         return Reply(204)
 
     async def forget_late_work(self, call: Call) -> Reply:
-        await self._core.late_work(topic(call), is_accepted=None)
+        await self._core.late_work(self._topic(call), is_accepted=None)
         return Reply(204)
 
     async def cancel(self, call: Call) -> Reply:
         wish, _ = await call.read(self._cancel)
         return Reply(200, await self._core.cancel(task_id(call), wish.reason))
+
+    def _topic(self, call: Call) -> str:
+        return topic(call, self._core.settings.topic_length_max)
 
     # Reading ----------------------------------------------------------------
 

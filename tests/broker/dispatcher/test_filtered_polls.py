@@ -14,7 +14,7 @@ import pytest
 
 from broker.core import Core
 from broker.dispatcher import Order, Subscription
-from broker.dispatcher.waiters import LOOKED_AT_MAX
+from broker.dispatcher.claims import LOOKED_AT_MAX
 from tests.broker.conftest import Statements
 from tests.broker.dispatcher.polls import Polls, create, listening, parked
 from tests.eventually import eventually
@@ -135,6 +135,47 @@ async def test_without_news_the_second_look_finds_it(
             "UPDATE fetchlock.open_task SET state = 'ready', returned = false WHERE id = $1", late
         )
     assert polls.ids == [late]
+
+
+async def test_what_somebody_held_without_taking_it_is_found(
+    core: Core, connection: Connection
+) -> None:
+    """Nobody tells that it was let go of."""
+    created = await create(core, *[_WITH_X] * 3)
+    polls = Polls()
+    async with anyio.create_task_group() as group:
+        async with connection.transaction():
+            await connection.execute(
+                "SELECT FROM fetchlock.open_task WHERE id = $1 FOR UPDATE", created[0]
+            )
+            assert await ids(core, 3, wish=X) == created[1:]
+            group.start_soon(polls.run, core, "w1", 1, X)
+            await eventually(partial(_is_parked, core))
+        with anyio.fail_after(10):
+            await eventually(partial(_is_parked, core, 0))
+    assert polls.ids == created[:1]
+
+
+async def _is_parked(core: Core, polls: int = 1) -> bool:
+    return len(core.dispatcher._waiters) == polls
+
+
+async def test_a_herd_of_filtered_polls_leaves_the_others_their_share(
+    core: Core, statements: Statements
+) -> None:
+    await fill(core, 100)
+    async with anyio.create_task_group() as group:
+        for number in range(200):
+            wish = subscribe(business_key=f"none-{number}")
+            group.start_soon(partial(poll, core.dispatcher, timeout_ms=60_000, subscriptions=wish))
+        await eventually(partial(_is_parked, core, 200))
+        await statements.forget()
+        for _ in range(20):
+            core.dispatcher._look_everywhere()
+            assert (await poll(core.dispatcher)).tasks == 1
+        # It would be some 200 for each, and a few come before and behind.
+        assert (await statements.calls())[FILTERED] < 1_000
+        core.begin_shutdown()
 
 
 async def test_tasks_of_others_leave_it_parked_at_rest(core: Core, statements: Statements) -> None:

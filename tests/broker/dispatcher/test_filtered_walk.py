@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from broker.dispatcher import waiters as waiters_module
+from broker.dispatcher import claims as claims_module
 from broker.dispatcher.waiter import FIRST_IN_FIRST_OUT
 from tests.broker.dispatcher.test_waiters_walk import LOOKED_AT_MAX, WaitersMachine, walk
 from tests.factories import subscribe
@@ -42,5 +42,5 @@ class FilteredMachine(WaitersMachine):
 
 @pytest.mark.timeout(600)
 async def test_whatever_rows_say_no_waiter_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiters_module, "LOOKED_AT_MAX", LOOKED_AT_MAX)
+    monkeypatch.setattr(claims_module, "LOOKED_AT_MAX", LOOKED_AT_MAX)
     walk(FilteredMachine)

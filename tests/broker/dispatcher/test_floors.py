@@ -59,6 +59,35 @@ def test_about_once_a_second_it_goes_back_to_where_it_was() -> None:
     assert all(10 <= tenth - start / 10 <= 20 for tenth, start in went_back_to)
 
 
+def test_a_scan_that_goes_on_does_not_go_back_before_it_ends() -> None:
+    floor = Floor(0.0)
+    for tenth in range(1, 100):
+        assert floor.scan_from(tenth / 10) == tenth - 1
+        floor.raise_to(tenth)
+        floor.go_on(tenth / 10)
+    # It has come to the end: it goes back no further than where the last part began.
+    floor.scan_from(10.0)
+    floor.raise_to(105)
+    assert floor.scan_from(10.5) == 105
+    assert floor.scan_from(11.1) == 99
+
+
+def test_what_somebody_held_is_seen_again() -> None:
+    floor = Floor(0.0)
+    floor.raise_to(10)
+    floor.pass_over(7, goes_on=False)
+    assert floor.scan_from(0.1) == 6
+    floor.raise_to(10)
+    floor.scan_from(1.1)
+    floor.raise_to(12)
+    floor.scan_from(2.2)
+    floor.raise_to(20)
+    floor.pass_over(15, goes_on=True)
+    floor.pass_over(9, goes_on=True)
+    assert floor.scan_from(2.3) == 20
+    assert floor.scan_from(3.3) == 8
+
+
 @pytest.mark.parametrize("step_s", [0.01, 0.5, 5.0])
 def test_about_once_a_minute_it_goes_back_to_the_start(step_s: float) -> None:
     floor = Floor(0.0)

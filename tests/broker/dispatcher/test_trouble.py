@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import anyio
 import asyncpg
+import msgspec
 import pytest
 
 from broker.core import Core, open_core
@@ -12,7 +13,7 @@ from broker.settings import Settings
 from tests.broker.conftest import Outage
 from tests.broker.dispatcher.polls import Polls, create, parked
 from tests.eventually import eventually
-from tests.factories import decoded, is_blocked, poll
+from tests.factories import decoded, is_blocked, poll, subscribe
 
 Connection = asyncpg.Connection
 
@@ -61,6 +62,26 @@ async def test_an_outage_is_told_to_who_does_not_park_and_waited_out_by_who_does
 
         await eventually(is_back)
     assert polls.ids == created[:1]
+
+
+@pytest.fixture
+def with_short_statements(settings: Settings) -> Settings:
+    return msgspec.structs.replace(settings, statement_timeout_ms=1_000)
+
+
+async def test_a_filter_that_takes_too_long_is_told_so_and_holds_up_nobody(
+    with_short_statements: Settings, connection: Connection
+) -> None:
+    """The others are not told: they wait until the database is faster."""
+    async with open_core(with_short_statements) as core:
+        created = await create(core, {"businessKey": "x"})
+        polls = Polls()
+        async with anyio.create_task_group() as group, connection.transaction():
+            await connection.execute("LOCK TABLE fetchlock.task")
+            group.start_soon(polls.run, core)
+            with pytest.raises(Unavailable):
+                await poll(core.dispatcher, subscriptions=subscribe(business_key="x"))
+    assert polls.ids == created
 
 
 async def test_a_mistake_in_a_loop_ends_the_broker(

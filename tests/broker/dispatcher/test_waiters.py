@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from broker.dispatcher.views import Group
 from broker.dispatcher.waiter import Waiter
 from broker.dispatcher.waiters import CLAIM_TASKS_MAX, Waiters
+from broker.errors import Unavailable
 from broker.store import Granted, Lanes
 from tests.factories import Client, lane, subscribe
 
@@ -156,6 +160,54 @@ async def test_a_claim_visits_the_highest_priority_first_and_the_returned_with_t
         for lane_id, rank in ((1, 1), (2, 0), (3, 0))
         for returned in (False, True)
     ]
+
+
+async def test_a_claim_that_fails_lets_the_others_pass() -> None:
+    waiters = known(lane(1), lane(2, "u"))
+    first = parked_on(waiters, 1, "t", "u")
+    running = waiters.next_claim(0.0)
+    assert running is not None
+    assert running.waiters == [first]
+    second = parked_on(waiters)
+    waiters.fail(running, Unavailable("too slow"), may_be_its_own=True)
+    running = waiters.next_claim(0.0)
+    assert running is not None
+    assert running.waiters == [second]
+    waiters.settle(running, NOTHING, 0.0)
+    assert not first.settled.is_set()
+
+
+async def test_whose_filter_may_be_too_much_is_told() -> None:
+    for may_be_its_own in (True, False):
+        waiters = known(lane(1))
+        waiter = Waiter("w", 1, Client(), is_impatient=False)
+        waiters.add(waiter, subscribe(business_key="x"), 0.0)
+        running = waiters.next_claim(0.0)
+        assert running is not None
+        waiters.fail(running, Unavailable("too slow"), may_be_its_own=may_be_its_own)
+        assert (waiter.error is not None) == waiter.settled.is_set() == may_be_its_own
+
+
+async def test_lanes_that_come_together_are_learned_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry = Lanes()
+    waiters = Waiters(registry)
+    parked_on(waiters, 1, "t", "u")
+    resolved = []
+    resolve = Group.resolve
+
+    def count(self: Group, *args: Any) -> None:
+        resolved.append(self)
+        resolve(self, *args)
+
+    monkeypatch.setattr(Group, "resolve", count)
+    registry.add([lane(number, "tu"[number % 2], number) for number in range(1, 100)])
+    waiters.learn_lanes(0.0)
+    assert len(resolved) == 1
+    running = waiters.next_claim(0.0)
+    assert running is not None
+    assert len(running.claim.scans) == 2 * 99
 
 
 async def test_everybody_is_released_at_the_end() -> None:

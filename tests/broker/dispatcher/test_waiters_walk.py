@@ -27,16 +27,15 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from broker.dispatcher import waiters as waiters_module
+from broker.dispatcher import claims as claims_module
+from broker.dispatcher.claims import RunningClaim
 from broker.dispatcher.waiter import FIRST_IN_FIRST_OUT, Order, Subscription, Waiter
-from broker.dispatcher.waiters import CLAIM_TASKS_MAX, CLAIM_WAITERS_MAX, RunningClaim, Waiters
+from broker.dispatcher.waiters import CLAIM_TASKS_MAX, CLAIM_WAITERS_MAX, Waiters
 from broker.errors import Unavailable
 from broker.store import Granted, Lanes
-from tests.factories import Client, decoded, lane, subscribe
+from tests.broker.dispatcher.wishing import LANES, Parked, takes, wants
+from tests.factories import Client, decoded, subscribe
 
-LANES = [
-    lane(1, "a"), lane(2, "a", 5), lane(3, "b"), lane(4, "b", 0, "x"), lane(5, "c", 5),
-]  # fmt: skip
 SUBSCRIPTIONS = [
     subscribe("a"),
     subscribe("b"),
@@ -51,48 +50,6 @@ SUBSCRIPTIONS = [
 ORDERS = [FIRST_IN_FIRST_OUT] * 3 + [Order(by_priority=False), Order(newest_first=True)]
 RESTART_S = 61.0
 LOOKED_AT_MAX = 3
-
-
-def business_key(position: int) -> str:
-    return "odd" if position % 2 else "even"
-
-
-def takes(subscriptions: tuple[Subscription, ...], lane_id: int) -> bool:
-    return any(wish.takes(LANES[lane_id - 1]) for wish in subscriptions)
-
-
-def wants(subscriptions: tuple[Subscription, ...], lane_id: int, position: int) -> bool:
-    """Whether a task is wished for: what its lane says, and what its row says."""
-    wishes = (wish for wish in subscriptions if wish.takes(LANES[lane_id - 1]))
-    wish = next(wishes, None)
-    return wish is not None and wish.business_key in (None, business_key(position))
-
-
-class Parked:
-    """A waiter and what the test knows of it."""
-
-    def __init__(
-        self, waiter: Waiter, subscriptions: tuple[Subscription, ...], order: Order
-    ) -> None:
-        self.waiter = waiter
-        self.subscriptions = subscriptions
-        self.order = order
-
-    @property
-    def may_miss(self) -> bool:
-        """Of the newest, only so many are looked at."""
-        return self.order.newest_first and any(wish.row_filter for wish in self.subscriptions)
-
-    @property
-    def client(self) -> Client:
-        assert isinstance(self.waiter.caller, Client)
-        return self.waiter.caller
-
-    @property
-    def is_waiting(self) -> bool:
-        return not (
-            self.waiter.settled.is_set() or self.waiter.is_leaving or self.waiter.caller.is_gone
-        )
 
 
 class InFlight:
@@ -213,8 +170,10 @@ class WaitersMachine(RuleBasedStateMachine):
             group = self.waiters._groups[parked.subscriptions, parked.order]
             if group is running.group:
                 assert waiter.arrival > arrivals[-1]
-            elif group.turn > running.group.turn and not group.is_plain:
+            elif group.turn > running.group.turn:
                 continue  # It has let others pass.
+            elif group.has_row_filter and not running.group.has_row_filter:
+                continue  # The claim before was one like its own.
             elif waiter.arrival < arrivals[0] and any(
                 takes(parked.subscriptions, lane_id) for lane_id in claimed
             ):
@@ -226,14 +185,19 @@ class WaitersMachine(RuleBasedStateMachine):
                     assert parked.may_miss or not wants(parked.subscriptions, lane_id, position)
 
     @precondition(lambda self: any(claim.granted is None for claim in self.in_flight))
-    @rule(data=st.data(), taken_by_others=st.integers(0, 2))
-    def execute_claim(self, data: Any, taken_by_others: int) -> None:
-        """The database sees what is committed by now. Another broker may be faster."""
+    @rule(data=st.data(), by_others=st.integers(0, 2), are_held=st.booleans())
+    def execute_claim(self, data: Any, by_others: int, are_held: bool) -> None:
+        """The database sees what is committed by now. Another broker may be faster, or somebody
+        holds a row for some other reason, and lets go of it without telling.
+        """
         claims = [claim for claim in self.in_flight if claim.granted is None]
         claim = data.draw(st.sampled_from(claims))
-        claim.granted = self._grant(claim.running, taken_by_others)
+        are_held &= claim.running.claim.filtered is not None
+        claim.granted = self._grant(claim.running, by_others, are_held=are_held)
 
-    def _grant(self, running: RunningClaim, taken_by_others: int = 0) -> Granted:
+    def _grant(
+        self, running: RunningClaim, by_others: int = 0, *, are_held: bool = False
+    ) -> Granted:
         demand = sum(running.claim.tasks_max)
         filtered = running.claim.filtered
         age = -1 if filtered and filtered.newest_first else 1
@@ -249,9 +213,15 @@ class WaitersMachine(RuleBasedStateMachine):
         head = wanted[:demand]
         if len(head) == demand:
             looked_at = looked_at[: looked_at.index(head[-1]) + 1]
-        locked = head[taken_by_others:]
+        locked, skipped = head[by_others:], head[:by_others]
+        held: dict[tuple[int, bool], int] = {}
         for known in self.ready, self.untold:
             known -= {(lane_id, position, returned) for position, lane_id, returned in head}
+        for position, lane_id, returned in skipped if filtered else ():
+            held[lane_id, returned] = min(position, held.get((lane_id, returned), position))
+            if are_held:
+                self.ready.add((lane_id, position, returned))
+                self.untold.add((lane_id, position, returned))
         tips: dict[tuple[int, bool], int] = {}
         for position, lane_id, returned in looked_at if filtered else locked:
             tips[lane_id, returned] = max(position, tips.get((lane_id, returned), 0))
@@ -265,7 +235,8 @@ class WaitersMachine(RuleBasedStateMachine):
                 bodies[place] = (f"[{body}]".encode(), len(share))
         self.handed_out += [(lane_id, position) for position, lane_id, _ in locked]
         stops = [(*key, tip) for key, tip in tips.items()]
-        return Granted(bodies, len(head), len(locked), stops, has_more)
+        stayed = [(*key, position) for key, position in held.items()]
+        return Granted(bodies, len(head), len(locked), stops, has_more, stayed)
 
     @precondition(lambda self: any(claim.granted for claim in self.in_flight))
     @rule(data=st.data())
@@ -382,7 +353,7 @@ class WaitersMachine(RuleBasedStateMachine):
 async def test_whatever_happens_no_waiter_is_passed_forgotten_or_served_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(waiters_module, "LOOKED_AT_MAX", LOOKED_AT_MAX)
+    monkeypatch.setattr(claims_module, "LOOKED_AT_MAX", LOOKED_AT_MAX)
     walk(WaitersMachine)
 
 

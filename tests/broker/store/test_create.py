@@ -12,7 +12,7 @@ import pytest
 
 from broker.errors import Invalid
 from broker.settings import Settings
-from broker.store import Store
+from broker.store import Store, verbs
 from broker.store.database import SHARD
 from broker.task import State
 from tests.broker.conftest import Statements
@@ -200,6 +200,23 @@ async def test_a_topic_has_256_priorities_at_most(store: Store, connection: Conn
     priorities = "SELECT count(DISTINCT priority) FROM fetchlock.lane WHERE topic = 't'"
     assert await connection.fetchval(priorities) == 256
     assert len(set(ids)) == 256
+
+
+async def test_a_topic_has_only_so_many_lanes(
+    store: Store, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verbs, "LANES_MAX", 4)
+    of_tenants = [{"tenantId": f"tenant-{number}"} for number in range(9)]
+    await create(store, *of_tenants[:2])
+    told = answers(
+        await store.create([creation(*of_tenants[:5], {"topic": "other"}, {"priority": 1})])
+    )
+    # Those that there are take none of the room.
+    assert [answer.get("code") for answer in told] == [None] * 3 + ["invalid"] * 2 + [None] * 2
+    told = answers(await store.create([creation(of_tenants[5], of_tenants[2])]))
+    assert [answer.get("code") for answer in told] == ["invalid", None]
+    lanes = "SELECT count(*) FROM fetchlock.lane WHERE topic = 't'"
+    assert await connection.fetchval(lanes) == 4
 
 
 async def test_two_brokers_make_the_same_lane_at_once(

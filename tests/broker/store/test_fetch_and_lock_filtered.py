@@ -53,7 +53,8 @@ def claim(
         for returned in (True, False)
     ]
     many = len(scans)
-    filtered = Filtered([business_key] * many, [pairs] * many, False, looked_at_max)
+    place, filters = (None, []) if pairs is None else (1, [pairs])
+    filtered = Filtered([business_key] * many, [place] * many, False, looked_at_max, filters)
     return Claim(scans, ["w1"], [tasks_max], filtered)
 
 
@@ -149,7 +150,7 @@ async def test_shares_are_in_the_order_of_the_fetch(store: Store) -> None:
         Scan(lane.lane_id, 0, returned, 0, 60_000, None, lane.members_json())
         for returned in (True, False)
     ]
-    filtered = Filtered([None] * 2, [None] * 2, True, 5)
+    filtered = Filtered([None] * 2, [None] * 2, True, 5, [])
     granted = await store.fetch_and_lock(Claim(scans, ["w0", "w1"], [2, 3], filtered))
     for place, expected in ((0, created[:2:-1]), (1, created[2::-1])):
         tasks = decoded(granted.bodies[place][0])
@@ -201,9 +202,16 @@ async def test_both_filters_must_let_it_pass(store: Store) -> None:
         ('{"a":1,"b":[2]}', '{ "b": [2.0], "a": 1 }', True),
         ("[1,2]", "[2,1]", False),
         ('"ü"', r'"\u00fc"', True),
+        (r'"\u00fc"', '"ü"', True),
+        ('"😀"', r'"\ud83d\ude00"', True),
+        ('"no 1e500"', '"no 1e500"', True),
+        ("1e100", f"1{'0' * 100}", True),
+        ("1e101", f"1{'0' * 100}", False),
+        (f"[{'9' * 300}]", f"[{'9' * 300}.0]", True),
         ("true", "1e400000", False),
         ("1e400000", "1e400000", False),
         ("1e400000", "1", False),
+        ("1e400000", "null", False),
         ("123456789012345678901234567890", "123456789012345678901234567891", False),
     ],
 )
@@ -215,6 +223,13 @@ async def test_variables_are_equal_as_json(
     for name, expected in (("a", is_equal), ("b", False)):
         wish = subscribe(any_variables=f'[["{name}",{wanted}]]')
         assert bool(await lock(store, subscriptions=wish)) == expected
+
+
+@pytest.mark.parametrize("wanted", ["1e400000", "[1e400000]"])
+async def test_what_is_no_jsonb_hides_no_other(store: Store, wanted: str) -> None:
+    created = await create(store, {"variables": {"b": 1}})
+    wish = subscribe(any_variables=f'[["a",{wanted}],["b",{wanted}],["b",1]]')
+    assert ids(await lock(store, subscriptions=wish)) == created
 
 
 async def test_variables_are_taken_as_they_are_now(store: Store, connection: Connection) -> None:
@@ -263,7 +278,7 @@ async def test_it_looks_at_so_many_and_goes_on_from_there(
     assert [tip for _, _, tip in granted.tips] == [positions[26]]
     assert not granted.has_more
     granted = await store.fetch_and_lock(claim(store, 10, 1, "x", floor=positions[26]))
-    assert granted == Granted({}, 0, 0, [])
+    assert granted == Granted({}, 0, 0, [], held=[])
 
 
 async def test_it_looks_no_further_than_to_the_last_it_takes(
@@ -356,6 +371,10 @@ async def test_rows_of_another_claim_are_skipped_not_waited_for(
             granted = await store.fetch_and_lock(claim(store, 10, 4, "x"))
     assert granted_ids(granted) == created[2:4]
     assert (granted.seen, granted.locked) == (4, 2)
+    # They may be let go of, and nobody tells.
+    [(_, returned, position)] = granted.held
+    assert (returned, position) == (False, (await row_of(connection, created[0]))["position"])
+    assert (await store.fetch_and_lock(claim(store, 10, 4, "x"))).held == []
 
 
 async def test_claims_of_all_kinds_lock_each_task_once(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import asyncpg
+import msgspec
 import pytest
 
 from broker.errors import Conflict, LockLost, TaskNotFound
@@ -17,6 +18,7 @@ from tests.broker.store.test_operator_verbs import answer_of, in_state
 from tests.eventually import eventually
 from tests.factories import (
     ask,
+    beat,
     behind,
     called_back,
     create,
@@ -51,6 +53,8 @@ async def test_a_ready_task_is_locked(
     assert answer_of(batch) == {
         "lockToken": str(row["lock_token"]),
         "lockExpiresAt": task["lockExpiresAt"],
+        "attempt": 1,
+        "startedAt": task["startedAt"],
     }
     assert await lock(store) == []
 
@@ -268,3 +272,39 @@ async def test_what_it_locked_is_worked_on_like_any_other(store: Store) -> None:
     answer = answer_of(await store.lock(task_id, "w1", 60_000))
     told = await ask(store.complete, "w1", {"id": task_id, "lockToken": answer["lockToken"]})
     assert told == [{"id": task_id, "outcome": "done"}]
+
+
+@pytest.mark.parametrize("verb", ["lock", "extend_lock", "heartbeat", "hand_over"])
+async def test_who_waits_for_the_lock_that_it_then_has_is_served(
+    store: Store, connection: Connection, watcher: Connection, verb: str
+) -> None:
+    """PostgreSQL checks what would become of the version before, too, which nobody held."""
+    [task_id] = await create(store, {})
+    await connection.execute("BEGIN")
+    [locked] = await connection.fetch(queries.LOCK, SHARD, task_id, "w1", 60_000, 5)
+    token = msgspec.json.decode(locked["answer"])["lockToken"]
+    said = {"id": task_id, "lockToken": token, "lockDurationMs": 50_000}
+
+    async def say() -> object:
+        if verb == "lock":
+            return (await store.lock(task_id, "w1", 50_000)).results
+        if verb == "heartbeat":
+            return await beat(store, {"id": task_id, "lockToken": token})
+        return await ask(getattr(store, verb), "w1", said)
+
+    await behind(connection, watcher, say)
+    state = await state_of(connection, task_id)
+    assert state == (State.AWAITING if verb == "hand_over" else State.LOCKED)
+
+
+async def test_who_waits_for_a_failure_moves_its_retry(
+    store: Store, connection: Connection, watcher: Connection
+) -> None:
+    """The same where the version before was held."""
+    await create(store, {})
+    [task] = await lock(store)
+    await connection.execute("BEGIN")
+    failure = held(task, errorMessage="m", retries=1, retryTimeoutMs=60_000)
+    await connection.fetch(queries.FAIL, SHARD, [request("w1", failure)], 1.0, 1.0, 1.0, 1_000_000)
+    await behind(connection, watcher, partial(store.retry_timeout, task["id"], 0))
+    assert await state_of(connection, task["id"]) == State.READY

@@ -240,6 +240,23 @@ async def test_where_one_is_finished_or_unknown_none_is_set(
     assert await everything(connection) == before
 
 
+async def test_what_was_found_and_is_finished_is_passed_over(
+    store: Store, connection: Connection
+) -> None:
+    finished = await in_state(store, State.COMPLETED)
+    named, found = [await in_state(store, State.FAILED) for _ in range(2)]
+    batch = await store.retries([named], 7, [finished, found, str(uuid4()), ""])
+    assert len(batch.results) == len(batch.wakes) == 2
+    assert [(await shown(store, each))["retries"] for each in (named, found)] == [7, 7]
+    before = await everything(connection)
+    # Nothing is left of those found; one that was named stands in the way; it is both.
+    for ids, others in (([], [finished]), ([finished], [found]), ([finished, named], [finished])):
+        with pytest.raises(Conflict) as refusal:
+            await store.retries(ids, 8, others)
+        assert refusal.value.facts["taskId"] == finished
+    assert await everything(connection) == before
+
+
 async def test_statements_about_the_same_tasks_do_not_deadlock(
     store: Store, connection: Connection, watcher: Connection
 ) -> None:
@@ -270,6 +287,19 @@ async def test_behind_a_completion_none_is_set(
     await connection.fetch(queries.COMPLETE, SHARD, [request("w1", held(task))])
     assert (await behind(connection, watcher, redrive)).facts["taskId"] == task_id
     assert await state_of(connection, other) == State.FAILED
+
+
+async def test_behind_a_completion_what_was_found_is_passed_over(
+    store: Store, connection: Connection, watcher: Connection
+) -> None:
+    other = await in_state(store, State.FAILED)
+    [task_id] = await create(store, {})
+    [task] = await lock(store)
+    await connection.execute("BEGIN")
+    await connection.fetch(queries.COMPLETE, SHARD, [request("w1", held(task))])
+    await behind(connection, watcher, partial(store.retries, [], 7, [task_id, other]))
+    assert await state_of(connection, other) == State.READY
+    assert await state_of(connection, task_id) == State.COMPLETED
 
 
 async def test_a_number_too_large_for_postgresql_is_invalid(store: Store) -> None:

@@ -203,8 +203,9 @@ def arguments(name: str, tasks: list[TaskJson], unanswered: list[str]) -> list[A
         [*lanes, *lanes], [n % 2 for n in lanes] * 2, [True] * 10 + [False] * 10,
         [500_000] * 20, [60_000] * 20, [None] * 20, ['"topic":"t"'] * 20, ["w1", "w2"], [5, 10],
     ]  # fmt: skip
-    pairs = ['[["a",1],["b",2]]'] * 20
+    pairs = ['[["a",1],["b",2]]']
     filters = ["order-7", None] * 10, [None] * 20
+    first_filter = [None] * 20, [1] * 20
     after: dict[str, list[Any]] = {
         "bpmn_error": [_request(tasks, errorCode="E")],
         "callback": [_request(tasks, isSuccess=True, logs=["l"], subtext="s")],
@@ -222,9 +223,11 @@ def arguments(name: str, tasks: list[TaskJson], unanswered: list[str]) -> list[A
             _request(tasks, errorMessage="m", variables={"a": 1}), 1_000.0, 2.0, 300_000.0, 10_000,
         ],
         "fetch_and_lock": [*scans, 2**24],
-        "fetch_and_lock_filtered": [*scans, 2**24, *filters, False, 10],
-        "fetch_and_lock_filtered by variables": [*scans, 2**24, [None] * 20, pairs, False, 10],
-        "fetch_and_lock_filtered newest first": [*scans, 2**24, *filters, True, 10],
+        "fetch_and_lock_filtered": [*scans, 2**24, *filters, False, 10, []],
+        "fetch_and_lock_filtered by variables": [
+            *scans, 2**24, *first_filter, False, 10, pairs,
+        ],
+        "fetch_and_lock_filtered newest first": [*scans, 2**24, *filters, True, 10, []],
         "first_tasks": [[f"key-{n}" for n in range(10)]],
         "finished_tasks": [ids],
         "get_tasks": [ids],
@@ -233,7 +236,7 @@ def arguments(name: str, tasks: list[TaskJson], unanswered: list[str]) -> list[A
             _request(tasks, sequence=1, percent=1, logs=["l"], checkpoint={"a": 1}), 100, 100, 100,
         ],
         "instance_tasks": [ids[0], 10],
-        "lane_beside": [ids[0], 7, 256],
+        "lane_beside": [ids[0], 7, 256, 4_096],
         "late_work": ["topic-1", True],
         "lock": [ids[0], "w1", 60_000, 5],
         "list_tasks": [
@@ -242,13 +245,13 @@ def arguments(name: str, tasks: list[TaskJson], unanswered: list[str]) -> list[A
         ],
         "load_lanes": [190],
         "log_lines": [uuid.UUID(ids[0]), 1, 10, 2**20],
-        "make_lanes": [created, 255, 256],
+        "make_lanes": [created, 255, 256, 4_096],
         "make_partitions": [],
         "priority": [ids[0], 1],
         "ready_lanes": [lanes, [500_000] * 10, 190],
         "refusals": [_request(tasks), "completed"],
         "release_due": [5_000.0, 10, 5, 1_000.0],
-        "retries": [ids, 3],
+        "retries": [ids[:5], 3, ids[5:]],
         "retry_timeout": [ids[0], 60_000],
         "search": [
             msgspec.json.encode({"ids": ids, "topic": "topic-1"}).decode(),
@@ -265,7 +268,8 @@ def arguments(name: str, tasks: list[TaskJson], unanswered: list[str]) -> list[A
         "subtext": [ids[0], "s"],
         "topics": ['{"withRetriesLeft":true}'],
         "unlock": [_request(tasks)],
-        "variables": [ids, '{"a":1}', None, ["b"], 10_000],
+        "variable": [ids, "a"],
+        "variables": [ids[:5], '{"a":1}', None, ["b"], 10_000, ids[5:]],
     }  # fmt: skip
     return after[name] if name in _WITHOUT_SHARD else [SHARD, *after[name]]
 

@@ -9,9 +9,9 @@ import asyncpg
 import pytest
 
 from broker.errors import Conflict, Invalid
-from broker.store import Store, queries
+from broker.store import Store, operating, queries
 from broker.store.database import SHARD
-from broker.store.lanes import PRIORITIES_MAX
+from broker.store.lanes import LANES_MAX, PRIORITIES_MAX
 from broker.task import API_STATES, FINISHED, State
 from tests.broker.conftest import Statements
 from tests.broker.store.test_operator_verbs import answer_of, in_state
@@ -127,6 +127,18 @@ async def test_a_topic_has_only_so_many(store: Store) -> None:
     assert (task["priority"], task["tenantId"]) == (1, "x")
 
 
+async def test_a_topic_has_only_so_many_lanes(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operating, "LANES_MAX", 3)
+    first, second, _ = await create(store, {}, {"tenantId": "x"}, {"priority": 1})
+    assert answer_of(await store.priority(first, 1)) == {"priority": 1}
+    with pytest.raises(Invalid) as refusal:
+        await store.priority(second, 1)
+    assert refusal.value.facts["errors"][0]["pointer"] == "/priority"
+    assert (await shown(store, second))["priority"] == 0
+
+
 async def test_a_number_too_large_for_postgresql_is_invalid(store: Store) -> None:
     [task_id] = await create(store, {})
     with pytest.raises(Invalid):
@@ -165,7 +177,7 @@ async def test_two_that_make_the_same_lane_make_it_once(
     ids = await create(store, {}, {})
     async with anyio.create_task_group() as group:
         await connection.execute("BEGIN")
-        await connection.fetch(queries.LANE_BESIDE, SHARD, ids[0], 6, PRIORITIES_MAX)
+        await connection.fetch(queries.LANE_BESIDE, SHARD, ids[0], 6, PRIORITIES_MAX, LANES_MAX)
         for task_id in ids:
             group.start_soon(store.priority, task_id, 6)
         await eventually(partial(are_blocked, watcher, 2))

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
+import anyio
 import asyncpg
 import msgspec
 import pytest
 from msgspec import Raw
 
-from broker.errors import Invalid
+from broker.errors import Invalid, Unavailable
 from broker.store import Store, searching
 from broker.store.searching import Condition, Filters, Operator, Search, Sort
 from broker.task import FINISHED, State
 from tests.broker.conftest import Statements
 from tests.broker.store.test_operator_verbs import in_state
-from tests.factories import ask, create, expire_lock, held, lock, shown, subscribe
+from tests.eventually import eventually
+from tests.factories import are_blocked, ask, create, expire_lock, held, lock, shown, subscribe
 
 Connection = asyncpg.Connection
 
@@ -248,6 +253,86 @@ async def test_dates_are_compared_in_time(store: Store, connection: Connection) 
     # Without a note it is a text like any other.
     assert await found(store, condition("a", "eq", text, instant)) == [date, plain]
     assert await found(store, condition("a", "eq", same)) == []
+
+
+async def test_of_a_name_that_is_written_twice_the_last_counts(store: Store) -> None:
+    body = b'{"tasks":[{"topic":"t","variables":{"a":1,"a":2}}]}'
+    await store.create([body.decode()])
+    assert len(await found(store, condition("a", "eq", 2))) == 1
+    assert await found(store, condition("a", "eq", 1)) == []
+    # It has one variable `a`, which is no other one.
+    assert await found(store, condition("a", "neq", 2)) == []
+
+
+async def test_many_conditions_take_the_variables_apart_once(store: Store) -> None:
+    variables = {f"variable number {n}": n for n in range(20_000)}
+    await create(store, {"variables": variables})
+
+    async def took(count: int) -> float:
+        conditions = tuple(
+            Condition(f"variable number {n}", "eq", Raw(b"%d" % n)) for n in range(count)
+        )
+        filters = Filters(conditions=conditions)
+        times = []
+        for _ in range(3):
+            began = time.perf_counter()
+            assert await store.count(filters) == 1
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    assert await took(100) < 10 * await took(1)
+
+
+# Taking turns -----------------------------------------------------------------
+
+_ASKED: Final[dict[str, Callable[[Store], Awaitable[object]]]] = {
+    "search": lambda store: store.search(Search()),
+    "count": lambda store: store.count(_ALL),
+    "topics": lambda store: store.topics(_ALL),
+}
+
+
+async def test_searches_leave_connections_to_workers(
+    store: Store, connection: Connection, watcher: Connection
+) -> None:
+    await create(store, {})
+    told: list[object] = []
+
+    async def ask_for(name: str) -> None:
+        told.append(await _ASKED[name](store))
+
+    async with anyio.create_task_group() as group:
+        await connection.execute("BEGIN; LOCK TABLE fetchlock.open_task IN ACCESS EXCLUSIVE MODE")
+        for name in [*_ASKED] * 4:
+            group.start_soon(ask_for, name)
+        await eventually(partial(are_blocked, watcher, 1))
+        # Twelve of them would hold all connections, and this would wait for one.
+        with anyio.fail_after(2):
+            await store.ping()
+        assert await are_blocked(watcher, 1)
+        await connection.execute("COMMIT")
+    assert len(told) == 12
+
+
+@pytest.mark.parametrize("name", list(_ASKED))
+async def test_a_search_whose_turn_does_not_come_is_sent_away(
+    store: Store,
+    connection: Connection,
+    watcher: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    async with anyio.create_task_group() as group:
+        await connection.execute("BEGIN; LOCK TABLE fetchlock.open_task IN ACCESS EXCLUSIVE MODE")
+        group.start_soon(store.count, _ALL)
+        await eventually(partial(are_blocked, watcher, 1))
+        monkeypatch.setattr(searching, "TURN_MS", 20)
+        with pytest.raises(Unavailable, match="too many searches"):
+            await _ASKED[name](store)
+        await connection.execute("COMMIT")
+    # The next ones have their turns again.
+    assert await store.count(_ALL) == 0
+    await _ASKED[name](store)
 
 
 # The answer's size ------------------------------------------------------------

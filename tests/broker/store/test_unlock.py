@@ -110,7 +110,7 @@ async def test_nobody_is_asked_who_holds_it(
     assert refused["code"] == "lock_lost"
 
 
-@pytest.mark.parametrize("state", [State.READY, State.DELAYED, State.FAILED])
+@pytest.mark.parametrize("state", [State.READY, State.DELAYED, State.FAILED, State.AWAITING])
 async def test_what_nobody_holds_stays_what_it_is(
     store: Store, connection: Connection, statements: Statements, state: State
 ) -> None:
@@ -125,7 +125,7 @@ async def test_what_nobody_holds_stays_what_it_is(
     assert (refused["code"], refused["state"]) == ("lock_lost", API_STATES[state])
 
 
-@pytest.mark.parametrize("state", [State.AWAITING, *sorted(FINISHED)])
+@pytest.mark.parametrize("state", sorted(FINISHED))
 async def test_what_cannot_be_unlocked_is_not(
     store: Store, connection: Connection, state: State
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import Any
 
@@ -199,6 +200,40 @@ async def test_of_several_all_are_set(store: Store) -> None:
     assert told == [{"a": 1}, {"b": 1, "a": 1}, {"a": 1}]
 
 
+async def test_what_was_found_and_is_finished_is_passed_over(
+    store: Store, connection: Connection
+) -> None:
+    finished = await in_state(store, State.COMPLETED)
+    named, found = await create(store, {}, {})
+    batch = await store.variables([named], NewVariables('{"a":1}'), [finished, found, NOBODY, ""])
+    assert len(batch.wakes) == 2
+    told = [(await shown(store, task_id))["variables"] for task_id in (named, found, finished)]
+    assert told == [{"a": 1}, {"a": 1}, {}]
+    before = await everything(connection)
+    # Nothing is left of those found; one that was named stands in the way; it is both.
+    for ids, others in (([], [finished]), ([finished], [found]), ([finished, named], [finished])):
+        with pytest.raises(Conflict) as refusal:
+            await store.variables(ids, NewVariables('{"a":2}'), others)
+        assert refusal.value.facts["taskId"] == finished
+    assert await everything(connection) == before
+
+
+async def test_removing_many_of_many_takes_no_longer_than_removing_one(store: Store) -> None:
+    names = [f"variable number {n}" for n in range(20_000)]
+    ids = await create(store, *({"variables": dict.fromkeys(names, 0)} for _ in range(4)))
+
+    async def took(task_id: str, gone: list[str]) -> float:
+        began = time.perf_counter()
+        await store.variables([task_id], NewVariables("{}", None, gone))
+        lasted = time.perf_counter() - began
+        kept = dict.fromkeys(set(names) - set(gone), 0)
+        assert (await shown(store, task_id))["variables"] == kept
+        return lasted
+
+    many = min([await took(task_id, names[-4_000:]) for task_id in ids[:2]])
+    assert many < 4 * min([await took(task_id, names[-1:]) for task_id in ids[2:]])
+
+
 async def test_they_have_only_so_many_bytes(
     store: Store, connection: Connection, settings: Settings
 ) -> None:
@@ -221,8 +256,8 @@ async def test_behind_another_both_are_set(
     [task_id] = await create(store, {"variables": {"first": 0}})
     await connection.execute("BEGIN")
     await connection.fetch(
-        queries.VARIABLES, SHARD, [task_id], '{"a":1,"b":1}', '{"a":{"type":"Short"}}', [], 1_000
-    )
+        queries.VARIABLES, SHARD, [task_id], '{"a":1,"b":1}', '{"a":{"type":"Short"}}', [], 1_000, [],
+    )  # fmt: skip
     await behind(connection, watcher, partial(set_on, store, task_id, b=2))
     task = await shown(store, task_id)
     assert task["variables"] == {"first": 0, "a": 1, "b": 2}
@@ -245,13 +280,27 @@ async def test_behind_a_completion_it_is_a_conflict(
     assert (await behind(connection, watcher, set_them)).facts["state"] == "COMPLETED"
 
 
+async def test_behind_a_completion_what_was_found_is_passed_over(
+    store: Store, connection: Connection, watcher: Connection
+) -> None:
+    task_id, other = await create(store, {}, {})
+    [task] = await lock(store)
+    assert task["id"] == task_id
+    await connection.execute("BEGIN")
+    await connection.fetch(queries.COMPLETE, SHARD, [request("w1", held(task))])
+    said = partial(store.variables, [], NewVariables('{"a":1}'), [task_id, other])
+    await behind(connection, watcher, said)
+    told = [(await shown(store, each))["variables"] for each in (task_id, other)]
+    assert told == [{}, {"a": 1}]
+
+
 async def test_a_failure_behind_it_adds_to_what_was_set(
     store: Store, connection: Connection, watcher: Connection
 ) -> None:
     [task_id] = await create(store, {})
     [task] = await lock(store)
     await connection.execute("BEGIN")
-    await connection.fetch(queries.VARIABLES, SHARD, [task_id], '{"a":1}', None, [], 1_000)
+    await connection.fetch(queries.VARIABLES, SHARD, [task_id], '{"a":1}', None, [], 1_000, [])
     said = request("w1", held(task, errorMessage="m", retryTimeoutMs=0, variables={"b": 2}))
     batch = await behind(connection, watcher, partial(store.fail, [said]))
     assert answers(batch)[0]["outcome"] == "done"
@@ -264,7 +313,7 @@ async def test_a_fetch_finds_what_was_set_just_before(
     """Also when the fetch began before that was committed: it passes over the task, or sees it."""
     [task_id] = await create(store, {})
     await connection.execute("BEGIN")
-    await connection.fetch(queries.VARIABLES, SHARD, [task_id], '{"a":1}', None, [], 1_000)
+    await connection.fetch(queries.VARIABLES, SHARD, [task_id], '{"a":1}', None, [], 1_000, [])
     assert await lock(store) == []
     await connection.execute("COMMIT")
     [task] = await lock(store)

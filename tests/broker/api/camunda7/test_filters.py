@@ -12,14 +12,18 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import Raw
 
-from broker.api.camunda7.filters import lock_flags, search_of_body, search_of_query
+from broker.api.camunda7.filters import (
+    lock_flags,
+    search_of_body,
+    search_of_query,
+    search_to_change,
+)
 from broker.errors import Invalid
-from broker.store.searching import SORTS, Condition, Filters, Search, Sort
+from broker.store.searching import SORTS, Filters, Search, Sort
 
-_DATE = "2013-01-23T14:42:42.000+0200"
-_INSTANT = datetime(2013, 1, 23, 12, 42, 42, tzinfo=UTC)
+DATE = "2013-01-23T14:42:42.000+0200"
+INSTANT = datetime(2013, 1, 23, 12, 42, 42, tzinfo=UTC)
 
 
 def of_query(**members: str) -> Search:
@@ -59,8 +63,8 @@ _FILTERS = [
     ("notLocked", True, Filters(not_locked=True)),
     ("withRetriesLeft", True, Filters(with_retries_left=True)),
     ("noRetriesLeft", True, Filters(no_retries_left=True)),
-    ("lockExpirationAfter", _DATE, Filters(lock_expires_after=_INSTANT)),
-    ("lockExpirationBefore", _DATE, Filters(lock_expires_before=_INSTANT)),
+    ("lockExpirationAfter", DATE, Filters(lock_expires_after=INSTANT)),
+    ("lockExpirationBefore", DATE, Filters(lock_expires_before=INSTANT)),
     ("activityId", "a", Filters(activity_ids=("a",))),
     ("activityIdIn", ["a", "b"], Filters(activity_ids=("a", "b"))),
     ("processInstanceId", "p", Filters(process_instance_ids=("p",))),
@@ -144,64 +148,6 @@ def test_of_a_name_and_names_both_must_let_pass() -> None:
 
 def test_a_body_may_be_none_at_all() -> None:
     assert search_of_body(b"", b"") == search_of_body(b"{}", b"") == search_of_query(b"")
-
-
-# Variables --------------------------------------------------------------------
-
-
-def test_values_of_a_body_keep_their_kind_and_every_digit() -> None:
-    for text in (b'"x"', b"5", b"1.50", b"null", b"true", b"123456789012345678901.5"):
-        body = b'{"processVariables": [{"name": "a", "operator": "neq", "value": %b }]}' % text
-        [said] = search_of_body(body, b"").filters.conditions or ()
-        assert (said.name, said.operator, bytes(said.value)) == ("a", "neq", text)
-    [said] = of_body(processVariables=[{"name": "a", "operator": "eq"}]).filters.conditions or ()
-    assert bytes(said.value) == b"null"
-
-
-def test_values_of_a_query_are_texts() -> None:
-    conditions = of_query(processVariables="a_eq_5,b_notLike_x%").filters.conditions
-    assert conditions == (
-        Condition("a", "eq", Raw(b'"5"')),
-        Condition("b", "notLike", Raw(b'"x%"')),
-    )
-
-
-def test_a_value_that_is_a_date_is_an_instant_too() -> None:
-    for text, instant in ((_DATE, _INSTANT), ("2013-01-23", None), ("0001-01-01T00:00:00.000+0200", None)):  # fmt: skip
-        [of_text] = of_query(processVariables=f"a_gt_{text}").filters.conditions or ()
-        assert of_text.instant == instant
-        variable = {"name": "a", "operator": "gt", "value": text}
-        [of_json] = of_body(processVariables=[variable]).filters.conditions or ()
-        assert of_json == of_text
-
-
-@pytest.mark.parametrize(
-    ("variable", "detail"),
-    [
-        ({"name": "a", "operator": "is", "value": 1}, "Invalid process variable comparator"),
-        ({"name": "a", "value": 1}, "Invalid process variable comparator specified: None"),
-        ({"name": "a", "operator": "eq", "value": {}}, "Object values cannot be used to query"),
-        ({"name": "a", "operator": "neq", "value": [1]}, "Object values cannot be used to query"),
-        ({"name": "a", "operator": "gt", "value": None}, "Booleans and null cannot be used"),
-        ({"name": "a", "operator": "lteq", "value": True}, "Booleans and null cannot be used"),
-        ({"name": "a", "operator": "like", "value": 5}, "'like' takes a text"),
-        ({"name": "a", "operator": "notLike", "value": None}, "'notLike' takes a text"),
-        ({"name": "a", "operator": "like", "value": "x\\"}, "in the middle of an escape"),
-        ({"name": "a", "operator": "notLike", "value": "\\\\\\"}, "in the middle of an escape"),
-    ],
-)
-def test_conditions_that_mean_nothing_are_refused(variable: dict[str, Any], detail: str) -> None:
-    assert detail in refusal_of_body(processVariables=[variable])
-
-
-def test_an_escaped_escape_ends_a_pattern_well() -> None:
-    variable = {"name": "a", "operator": "like", "value": "x\\\\"}
-    assert of_body(processVariables=[variable]).filters.conditions
-
-
-@pytest.mark.parametrize("text", ["a", "a_eq", "a_eq_", "a_eq_b_c", "a_eq_b,c", "a_eq_b,,c_eq_d"])
-def test_expressions_have_three_parts(text: str) -> None:
-    assert "format KEY_OPERATOR_VALUE" in refusal_of_query(processVariables=text)
 
 
 # Orders and pages -------------------------------------------------------------
@@ -343,6 +289,52 @@ def test_a_body_is_read_or_refused(members: dict[str, Any]) -> None:
 def test_a_query_is_read_or_refused(members: dict[str, str]) -> None:
     with suppress(Invalid):
         search_of_query(urlencode(members, quote_via=quote, errors="surrogatepass").encode())
+
+
+# Searches for what is changed then --------------------------------------------
+
+
+@given(chosen=_members)
+def test_what_is_to_be_changed_is_searched_for_as_everything_else(
+    chosen: list[tuple[str, Any, Filters]],
+) -> None:
+    members = {name: value for name, value, _ in chosen} | {"topicName": "t", "workerId": None}
+    variable = {"name": "a", "operator": "eq", "value": 1}
+    sorting = [{"sortBy": "id", "sortOrder": "asc"}]
+    members |= {"processVariables": [variable], "sorting": sorting}
+    body = msgspec.json.encode(members)
+    assert search_to_change(body) == search_of_body(body, b"")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"topic": "t"},
+        {"processVariables": [{"name": "a", "operator": "neq", "vaule": 1}]},
+        {"sorting": [{"sortBy": "id", "sortOrder": "asc", "parameters": {}}]},
+    ],
+)
+def test_what_is_to_be_changed_has_no_unknown_member(more: dict[str, Any]) -> None:
+    members = {"topicName": "t", **more}
+    assert of_body(**members)
+    with pytest.raises(Invalid, match="Unknown field"):
+        search_to_change(msgspec.json.encode(members))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {},
+        {"topicName": None, "locked": False, "externalTaskIdIn": []},
+        {"active": True},
+        {"variableNamesIgnoreCase": True, "variableValuesIgnoreCase": True},
+        {"sortBy": "id", "sortOrder": "asc"},
+    ],
+)
+def test_not_each_and_every_task_is_changed(members: dict[str, Any]) -> None:
+    assert of_body(**members).filters.ids is None
+    with pytest.raises(Invalid, match="must have a filter"):
+        search_to_change(msgspec.json.encode(members))
 
 
 # Topics -----------------------------------------------------------------------

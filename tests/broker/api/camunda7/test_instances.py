@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import base64
 import random
+from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
+import asyncpg
 import pytest
 
-from tests.broker.api.camunda7.scene import DATE, Scene, Task, assert_done, assert_refused
+from broker.store import queries
+from broker.store.database import SHARD
+from tests.broker.api.camunda7.scene import DATE, US, Scene, Task, assert_done, assert_refused
+from tests.factories import behind, request
+
+Connection = asyncpg.Connection
 
 BYTES: Final = random.Random(7).randbytes(300_000)
 
@@ -144,6 +151,55 @@ async def test_variables_of_an_instance_are_those_of_all_its_open_tasks(scene: S
     assert await _variables(scene, alone) == given
     # Who has an instance of its own is known by that.
     assert_refused(await scene.post(f"/process-instance/{ids[0]}/variables", said), 404)
+
+
+@pytest.mark.parametrize("path", ["/process-instance/i/variables", "/execution/i/localVariables"])
+@pytest.mark.parametrize("is_last", [False, True])
+async def test_a_task_that_is_completed_meanwhile_is_none_of_the_instance(
+    path: str, is_last: bool, scene: Scene, connection: Connection, watcher: Connection
+) -> None:
+    done = await scene.locked(processInstanceId="i")
+    others = [] if is_last else [await scene.created(processInstanceId="i")]
+    given = {"a": {"value": 50, "type": "Short", "valueInfo": {}}}
+    await connection.execute("BEGIN")
+    await connection.fetch(queries.COMPLETE, SHARD, [request(US, {"id": done["id"]})])
+    answer = await behind(connection, watcher, partial(scene.post, path, {"modifications": given}))
+    if is_last:
+        assert assert_refused(answer, 404) == "What has the id i has ended."
+    else:
+        assert_done(answer)
+    for task_id in others:
+        assert await _variables(scene, task_id) == given
+    assert (await scene.native(done["id"]))["variables"] == {}
+
+
+async def test_a_variable_is_what_the_youngest_task_says_of_it(scene: Scene) -> None:
+    first = await scene.locked(processInstanceId="i", variables={"a": 1, "b": 1, "n": None})
+    result = {"a": {"value": 2, "type": "Short"}}
+    assert_done(await scene.say(first, "complete", variables=result))
+    last = await scene.created(processInstanceId="i", variables={"b": 3})
+
+    async def told(name: str) -> Task:
+        answer = await scene.get(f"/process-instance/i/variables/{name}")
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    assert await told("a") == {"type": "Short", "value": 2, "valueInfo": {}}
+    assert await told("b") == {"type": "Integer", "value": 3, "valueInfo": {}}
+    assert await told("n") == {"type": "Null", "value": None, "valueInfo": {}}
+    for path in (
+        "/process-instance/i/variables/none",
+        "/process-instance/i/variables/%00",
+        "/process-instance/none/variables/a",
+        "/process-instance/%00/variables/a",
+        f"/process-instance/{last}/variables/b",
+        f"/execution/{last}/localVariables/none/data",
+        f"/execution/{last}/localVariables/%00/data",
+        "/execution/none/localVariables/a/data",
+    ):
+        assert_refused(await scene.get(path), 404)
+    answer = await scene.get(f"/execution/{last}/localVariables/none/data")
+    assert assert_refused(answer, 404) == "There is no variable 'none'."
 
 
 async def test_an_instance_may_be_meant_by_its_main_execution(scene: Scene) -> None:

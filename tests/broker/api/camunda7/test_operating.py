@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
 import pytest
 
-from tests.broker.api.camunda7.scene import THEM, Scene, assert_done, assert_refused, topic
+from broker.store import queries
+from broker.store.database import SHARD
+from tests.broker.api.camunda7.scene import THEM, US, Scene, assert_done, assert_refused, topic
+from tests.factories import behind, request
 
 Connection = asyncpg.Connection
 
@@ -126,6 +130,30 @@ async def test_retries_of_many_are_set_by_process_instances(scene: Scene) -> Non
     assert (await _retries(scene))[of_one[0]] == 4
 
 
+@pytest.mark.parametrize("is_last", [False, True])
+@pytest.mark.parametrize(
+    "meant", [{"processInstanceIds": ["i"]}, {"externalTaskQuery": {"processInstanceId": "i"}}]
+)
+async def test_what_is_finished_while_it_is_looked_for_is_passed_over(
+    meant: dict[str, Any],
+    is_last: bool,
+    scene: Scene,
+    connection: Connection,
+    watcher: Connection,
+) -> None:
+    ids = [] if is_last else await _failed(scene, 1, processInstanceId="i")
+    task = await scene.locked(processInstanceId="i")
+    await connection.execute("BEGIN")
+    await connection.fetch(queries.COMPLETE, SHARD, [request(US, {"id": task["id"]})])
+    said = partial(scene.put, RETRIES, {"retries": 4, **meant})
+    answer = await behind(connection, watcher, said)
+    if is_last:
+        assert "externalTaskIds is empty" in assert_refused(answer, 400)
+    else:
+        assert_done(answer)
+    assert await _retries(scene) == dict.fromkeys(ids, 4)
+
+
 async def test_retries_of_many_are_set_by_a_query(scene: Scene) -> None:
     ids = await _failed(scene, 2)
     other = await scene.created()
@@ -146,6 +174,11 @@ async def test_retries_of_many_are_set_by_a_query(scene: Scene) -> None:
         {"externalTaskIds": []},
         {"externalTaskQuery": {"topicName": "nobody's"}},
         {"externalTaskQuery": {"sortBy": "id"}},
+        {"externalTaskQuery": {}},
+        {"externalTaskQuery": {"active": True, "locked": False}},
+        # A typo leaves no filter out.
+        {"externalTaskQuery": {"withRetriesLeft": None, "noRetriesleft": True}},
+        {"externalTaskQuery": {"topicName": "t", "retries": 0}},
         {"externalTaskQuery": []},
         {"externalTaskIds": ["x"] * 1_001},
         {"processInstanceQuery": {}},
@@ -154,7 +187,8 @@ async def test_retries_of_many_are_set_by_a_query(scene: Scene) -> None:
 )
 async def test_nobody_is_meant_or_too_many(meant: dict[str, Any], scene: Scene) -> None:
     [task_id] = await _failed(scene, 1)
-    with_ids = {"externalTaskIds": [task_id]} if "Instance" in str(meant) else {}
+    others = ("Instance", "retries", "Retries", "active")
+    with_ids = {"externalTaskIds": [task_id]} if any(n in str(meant) for n in others) else {}
     for answer in (
         await scene.put(RETRIES, {"retries": 4, **with_ids, **meant}),
         await scene.post(ASYNC, {"retries": 4, **with_ids, **meant}),

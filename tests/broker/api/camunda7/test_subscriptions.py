@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from tests.broker.api.camunda7.scene import Scene, assert_done, topic
+from tests.broker.api.camunda7.scene import Scene, assert_done, topic, wish
 
 
 async def test_variables_may_be_asked_for_by_name(scene: Scene) -> None:
@@ -62,6 +62,28 @@ NARROWED: Final[list[tuple[dict[str, Any], str]]] = [
     ({"processVariables": None, "tenantIdIn": [], "processDefinitionIdIn": []}, "bare full"),
     ({"withoutTenantId": False, "businessKey": None}, "bare full"),
 ]
+
+
+async def test_only_so_much_is_looked_for_in_variables(scene: Scene) -> None:
+    await scene.created(**MEMBERS)
+    a = {"a": 1}
+    many = {f"n{number}": 1 for number in range(99)}
+    long = "x" * 8_000
+    for variables, others, brings in (
+        (a | many, {}, 1),
+        (a | many | {"one too many": 1}, {}, None),
+        (a | {"n": long}, {"n": long}, 1),
+        (a | {"n": long}, {"n": long, "m": "x" * 400}, None),
+    ):
+        topics = [topic(processVariables=variables)]
+        topics += [topic(topicName="other", processVariables=others)]
+        answer = await scene.post("/external-task/fetchAndLock", wish(topics=topics))
+        if brings is None:
+            assert answer.status_code == 400, answer.text
+            assert "/topics: processVariables" in answer.json()["message"]
+        else:
+            [task] = answer.json()
+            assert_done(await scene.say(task, "unlock"))
 
 
 async def test_a_topic_may_be_narrowed(scene: Scene) -> None:
