@@ -205,6 +205,11 @@ class Group:
         """When it is this group's turn: the lowest is next."""
         return max(self.first.arrival, self._not_before)
 
+    @property
+    def lane_ids(self) -> set[int]:
+        """All on which it waits."""
+        return {place.lane.lane_id for place in self.places}
+
     def let_pass(self, arrival: int) -> None:
         """It had its turn for nothing, and lets those pass who have come until now.
 

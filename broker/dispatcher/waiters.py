@@ -190,6 +190,7 @@ class Waiters:
         """The claim to run next, if any can run now."""
         passed = []
         awaited: set[int] = set()
+        yielded: set[int] = set()
         yielding: list[Group] = []
         running = None
         while self._due and running is None:
@@ -202,10 +203,12 @@ class Waiters:
             elif _is_blocked(group, awaited):
                 passed.append(group)
                 # It keeps its turn on all of its lanes, or others might pass it for ever.
-                awaited.update(place.lane.lane_id for place in group.places)
-            elif group.gives_way():
+                awaited.update(group.lane_ids)
+            elif group.gives_way() or (group.has_row_filter and group.lane_ids & yielded):
                 passed.append(group)
                 yielding.append(group)
+                # To the plain ones, on whatever lane; not to others of its kind.
+                yielded.update(group.lane_ids)
             else:
                 running = self._start(group, now_s)
         for group in passed:
@@ -219,6 +222,7 @@ class Waiters:
         for group in groups:
             if not _is_blocked(group, awaited):
                 return self._start(group, now_s)
+            awaited.update(group.lane_ids)
         return None
 
     def offer(self, topics: Iterable[str], tasks: int, now_s: float) -> RunningClaim | None:
