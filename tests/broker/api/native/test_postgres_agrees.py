@@ -33,6 +33,7 @@ SELECT f.* FROM json_to_record($1::json) AS f (
     "processDefinitionVersionTag" text, "activityId" text, "tenantId" text, traceparent text,
     "executionTimeoutMs" bigint, "totalTimeoutMs" bigint, "variableTypes" jsonb)
 """
+_Types = dict[str, dict[str, Any]] | None
 COLUMN_BY_FIELD = {field.name: field.encode_name for field in msgspec.structs.fields(wire.Create)}
 
 
@@ -120,6 +121,8 @@ def _bodies(draw: st.DrawFn) -> str:
 )
 @given(_bodies())
 @example('{"topic":"first","topic":"last"}')
+@example('{"topic":"t","variableTypes":{"a":{"type":"Date"},"b":{"type":"File"}}}')
+@example('{"topic":"t","variableTypes":{}}')
 @example('{"topic":"first","t\\u006fpic":"last"}')
 @example('{"priority":1,"topic":"t","priority":null}')
 @example('{"topic":"t","variables":{"a":1},"variables":null}')
@@ -138,6 +141,10 @@ async def test_postgres_reads_what_the_edge_read(
         read = getattr(task, field)
         if field in ("variables", "available_at"):
             assert (row[column] is None) == (read is None)
+        elif field == "variable_types":
+            stored = msgspec.json.decode(row[column] or "null", type=_Types)
+            types = read and {name: each.type for name, each in read.items()}
+            assert (stored and {name: each["type"] for name, each in stored.items()}) == types
         else:
             assert row[column] == read
 
