@@ -61,6 +61,9 @@ API_STATES: Final = {
 }
 """The API does not tell waiting from waiting: a delayed task shows `availableAt`."""
 
+API_FINISHED: Final = frozenset(API_STATES[state] for state in FINISHED)
+"""`FINISHED` in the API's words."""
+
 TRANSITIONS: Final[dict[str, dict[State, frozenset[State]]]] = {
     "fetch_and_lock": {State.READY: frozenset({State.LOCKED})},
     # From `ready` where late work is welcome: the lock ran out, nobody took the task since.

@@ -7,7 +7,7 @@ not see what the other inserted.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 import orjson
@@ -17,9 +17,7 @@ from broker.errors import Conflict, LockLost, TaskNotFound
 from broker.store import answers, queries
 from broker.store.database import SHARD, Database
 from broker.store.shapes import Batch, Results, Wake
-from broker.task import API_STATES, FINISHED
-
-_FINISHED: Final = frozenset(API_STATES[state] for state in FINISHED)
+from broker.task import API_FINISHED
 
 
 class Refusing(Database):
@@ -96,7 +94,7 @@ class Refusing(Database):
         As `_refuse`.
         """
         for task_id, reason in zip(task_ids, await self._reasons(task_ids), strict=True):
-            if reason["code"] == TaskNotFound.code or reason.get("state") in _FINISHED:
+            if reason["code"] == TaskNotFound.code or reason.get("state") in API_FINISHED:
                 await self._refuse(task_id)
         # Whatever was finished or unknown is so for good, so one of them was passed over.
         raise AssertionError("no task stands in the way")

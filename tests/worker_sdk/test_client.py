@@ -327,14 +327,6 @@ async def test_a_locked_task_is_one_to_work_on(scripted: Scripted, client: Clien
     assert body == {"workerId": WORKER, "lockToken": TASK.lock_token}
 
 
-async def test_topics_cannot_leave_their_place_in_the_path(
-    scripted: Scripted, client: Client
-) -> None:
-    scripted.will_answer(204, b"")
-    await client.forget_late_work("a/b?c")
-    assert scripted.requests[0]["path"] == "/api/topics/a%2Fb%3Fc/late-work"
-
-
 async def test_log_is_read_in_pages(scripted: Scripted, client: Client) -> None:
     page = await ask("log_lines", scripted, client)
     [line] = page.lines
@@ -368,47 +360,17 @@ async def test_every_problem_is_its_exception(
     }
 
 
-async def test_empty_batches_ask_nothing(client: Client, scripted: Scripted) -> None:
-    assert await client.create_batch([]) == []
-    assert await client.complete_batch([]) == []
-    assert scripted.requests == []
-
-
-async def test_batch_of_two_workers_is_refused(client: Client) -> None:
-    stranger = Task(id="x", topic="t", worker_id="somebody else")
-    with pytest.raises(ValueError, match="one worker"):
-        await client.complete_batch([(TASK, None), (stranger, None)])
-
-
-async def test_batch_is_not_sent_beyond_the_callers_bound(
+async def test_names_cannot_leave_their_place_in_the_path(
     client: Client, scripted: Scripted
 ) -> None:
-    results = [(TASK, {"x": "é" * 50})]
-    scripted.will_answer(200, {"results": [{"id": ID, "outcome": "done"}]})
-    await client.complete_batch(results, bytes_max=1_000)
-    size = int(scripted.requests[0]["headers"]["Content-Length"])
-    assert await client.complete_batch(results, bytes_max=size) == [None]
-    for verb in (
-        client.complete_batch(results, bytes_max=size - 1),
-        client.fail_batch([(TASK, Failure("no"))], bytes_max=10),
-    ):
-        with pytest.raises(BY_CODE["too_large"]):
-            await verb
-    assert len(scripted.requests) == 2
-
-
-async def test_answer_with_too_few_results_is_an_error(client: Client, scripted: Scripted) -> None:
-    scripted.will_answer(200, {"results": [{"id": ID, "outcome": "done"}]})
-    with pytest.raises(FetchlockError, match="1 results for 2 tasks"):
-        await client.extend_lock_batch([TASK, OTHER], 1_000)
-
-
-async def test_ids_cannot_leave_their_place_in_the_path(client: Client, scripted: Scripted) -> None:
     scripted.will_answer(404, b"")
     with pytest.raises(FetchlockError):
         await client.get_task("../../other?x=1#y")
     path = scripted.requests[0]["path"]
     assert path == "/api/external-tasks/..%2F..%2Fother%3Fx%3D1%23y"
+    scripted.will_answer(204, b"")
+    await client.forget_late_work("a/b?c")
+    assert scripted.requests[1]["path"] == "/api/topics/a%2Fb%3Fc/late-work"
 
 
 async def test_base_url_may_have_a_path(scripted: Scripted) -> None:

@@ -17,13 +17,10 @@ from msgspec import Raw, Struct
 from broker.api.camunda7.values import Note, TypedOut, typed
 from broker.api.camunda7.wire import camunda_date
 from broker.errors import TaskNotFound
-from broker.task import API_STATES, FINISHED
+from broker.task import API_FINISHED
 
 Values = dict[str, Raw]
 Notes = dict[str, Note]
-
-FINISHED_STATES: Final = frozenset(API_STATES[state] for state in FINISHED)
-"""Tasks in them are none of Camunda's any more."""
 
 
 class NativeTask(Struct, rename="camel", gc=False, kw_only=True):
@@ -57,7 +54,7 @@ class NativeTask(Struct, rename="camel", gc=False, kw_only=True):
     @property
     def is_finished(self) -> bool:
         """Nothing leads out of its state. To Camunda it is then no more."""
-        return self.state in FINISHED_STATES
+        return self.state in API_FINISHED
 
     @property
     def retries_shown(self) -> int | None:

@@ -13,7 +13,6 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
-from broker.api.camunda7.answers import FINISHED_STATES
 from broker.api.endpoint import Headers, Reply
 from broker.api.problem import MethodNotAllowed, NoSuchRoute
 from broker.errors import (
@@ -31,6 +30,7 @@ from broker.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
+from broker.task import API_FINISHED
 
 Act = Literal["complete", "failure", "bpmnError", "extendLock", "lock"]
 
@@ -75,7 +75,7 @@ def refusal(error: BrokerError) -> Reply:
     status, kind, code = _FORMS.get(type(error), _FAILED)
     message = error.detail
     task_id = error.facts.get("taskId")
-    if isinstance(error, TaskNotFound) or error.facts.get("state") in FINISHED_STATES:
+    if isinstance(error, TaskNotFound) or error.facts.get("state") in API_FINISHED:
         status, kind, code = _FORMS[TaskNotFound]
         if task_id is not None:
             message = f"External task with id {task_id} does not exist"

@@ -30,7 +30,7 @@ from broker.api.problem import only_result
 from broker.core import Core
 from broker.dispatcher import Subscription
 from broker.store import NewVariables, Results
-from broker.task import API_STATES, FINISHED
+from broker.task import API_FINISHED
 
 ROOT: Final = "/api/external-tasks"
 WORKERS: Final = "/api/workers"
@@ -72,8 +72,6 @@ ROUTES: Final = (
     ("DELETE", f"{TOPICS}/{{topic}}/late-work", "forget_late_work"),
 )
 """Method, path, and the verb's name, which is its method below."""
-
-_FINISHED: Final = frozenset(API_STATES[state] for state in FINISHED)
 
 
 class _Created(msgspec.Struct):
@@ -250,7 +248,7 @@ class Native:
         if wait_s:
             headers = *headers, (b"preference-applied", b"wait=%d" % wait_s)
             seen = msgspec.json.decode(task, type=_Seen)
-            if seen.state not in _FINISHED:
+            if seen.state not in API_FINISHED:
                 finished = await self._core.follow(seen.id, wait_s)
                 task = finished or await self._core.get_task(seen.id)
         tag = entity_tag(task)
